@@ -41,7 +41,7 @@ pub const fn bounds(bucket: usize) -> (u64, u64) {
 }
 
 /// A distribution at rest: what the controller keeps and the CLI reads.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Sketch {
     counts: Vec<u64>,
     sum_us: u64,
