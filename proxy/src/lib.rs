@@ -1,1 +1,37 @@
-//! Placeholder.
+//! The data-plane proxy: one beside every pod.
+//!
+//! The modules stand in the order of the data path; what serves it (identity, discovery, metrics, admin)
+//! comes after.
+
+#![forbid(unsafe_code)]
+
+pub mod config;
+mod run;
+
+pub mod init;
+pub mod tls;
+
+pub mod discovery;
+
+use config::RunArgs;
+use init::InitArgs;
+
+/// What the proxy's binary can do.
+#[derive(clap::Subcommand, Clone, Debug)]
+pub enum Command {
+    /// Carries the traffic of one pod until SIGTERM.
+    Run(RunArgs),
+    /// Writes the redirection of one pod's network namespace, or removes it.
+    Init(InitArgs),
+}
+
+/// Runs one command to its end. Call it before any async runtime exists.
+///
+/// # Errors
+/// The configuration is wrong, or the kernel refused something that the proxy can't do without.
+pub fn main(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Run(args) => run::run(args),
+        Command::Init(args) => Ok(init::run(&args)?),
+    }
+}
