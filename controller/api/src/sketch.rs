@@ -47,15 +47,6 @@ pub struct Sketch {
     sum_us: u64,
 }
 
-impl Default for Sketch {
-    fn default() -> Self {
-        Self {
-            counts: Vec::new(),
-            sum_us: 0,
-        }
-    }
-}
-
 impl Sketch {
     /// Counts one latency.
     pub fn record(&mut self, us: u64) {
