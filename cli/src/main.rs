@@ -1,2 +1,42 @@
 //! The mesh command.
-fn main() {}
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// A service mesh: mutual TLS, load balancing, retries and golden metrics with no configuration.
+#[derive(Debug, Parser)]
+#[command(name = "mesh", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run manifests as a mesh on this machine.
+    Up(mesh::up::Args),
+    /// End a mesh that runs on this machine.
+    Down(mesh::down::Args),
+    /// Look into a mesh that runs on this machine, and disturb it.
+    Local(mesh::local_commands::Args),
+    /// One process of a mesh on this machine.
+    #[command(subcommand, hide = true)]
+    Sandbox(mesh::local::sandbox::Step),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Up(args) => mesh::up::run(args),
+        Command::Down(args) => mesh::down::run(args),
+        Command::Local(args) => mesh::local_commands::run(args),
+        Command::Sandbox(step) => mesh::local::sandbox::run(step),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("mesh: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! The mesh on one machine.
+
+pub mod sandbox;
