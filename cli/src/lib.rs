@@ -2,11 +2,11 @@
 
 #![forbid(unsafe_code)]
 
-/// `mesh up`.
-pub mod up;
 /// `mesh down`.
 pub mod down;
-/// `mesh local …`.
-pub mod local_commands;
 /// The mesh on one machine: sandbox, network, pods.
 pub mod local;
+/// `mesh local …`.
+pub mod local_commands;
+/// `mesh up`.
+pub mod up;

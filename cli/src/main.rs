@@ -20,6 +20,9 @@ enum Command {
     Down(mesh::down::Args),
     /// Look into a mesh that runs on this machine, and disturb it.
     Local(mesh::local_commands::Args),
+    /// The data-plane proxy.
+    #[command(subcommand, hide = true)]
+    Proxy(mesh_proxy::Command),
     /// One process of a mesh on this machine.
     #[command(subcommand, hide = true)]
     Sandbox(mesh::local::sandbox::Step),
@@ -30,6 +33,7 @@ fn main() -> ExitCode {
         Command::Up(args) => mesh::up::run(args),
         Command::Down(args) => mesh::down::run(args),
         Command::Local(args) => mesh::local_commands::run(args),
+        Command::Proxy(command) => mesh_proxy::main(command).map(|()| ExitCode::SUCCESS),
         Command::Sandbox(step) => mesh::local::sandbox::run(step),
     };
     match result {
