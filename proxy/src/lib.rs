@@ -11,7 +11,9 @@ mod run;
 pub mod init;
 pub mod tls;
 
+pub mod balance;
 pub mod discovery;
+pub mod metrics;
 
 use config::RunArgs;
 use init::InitArgs;
