@@ -2,11 +2,23 @@
 
 #![forbid(unsafe_code)]
 
+/// Finding a mesh, and calling it.
+pub mod client;
 /// `mesh down`.
 pub mod down;
+/// `mesh edges`.
+pub mod edges;
 /// The mesh on one machine: sandbox, network, pods.
 pub mod local;
 /// `mesh local …`.
 pub mod local_commands;
+/// Printing.
+pub mod output;
+/// Naming what to look at.
+pub mod resource;
+/// `mesh stat`.
+pub mod stat;
+/// `mesh tap`.
+pub mod tap;
 /// `mesh up`.
 pub mod up;

@@ -20,6 +20,12 @@ enum Command {
     Down(mesh::down::Args),
     /// Look into a mesh that runs on this machine, and disturb it.
     Local(mesh::local_commands::Args),
+    /// Show success rate, requests per second and latency of workloads and services.
+    Stat(mesh::stat::Args),
+    /// Show who talks to whom, and how it is secured.
+    Edges(mesh::edges::Args),
+    /// Show single requests as they happen.
+    Tap(mesh::tap::Args),
     /// The data-plane proxy.
     #[command(subcommand, hide = true)]
     Proxy(mesh_proxy::Command),
@@ -33,11 +39,16 @@ fn main() -> ExitCode {
         Command::Up(args) => mesh::up::run(args),
         Command::Down(args) => mesh::down::run(args),
         Command::Local(args) => mesh::local_commands::run(args),
+        Command::Stat(args) => mesh::stat::run(args).map(|()| ExitCode::SUCCESS),
+        Command::Edges(args) => mesh::edges::run(args).map(|()| ExitCode::SUCCESS),
+        Command::Tap(args) => mesh::tap::run(args).map(|()| ExitCode::SUCCESS),
         Command::Proxy(command) => mesh_proxy::main(command).map(|()| ExitCode::SUCCESS),
         Command::Sandbox(step) => mesh::local::sandbox::run(step),
     };
     match result {
         Ok(code) => code,
+        // The reader, such as `head`, has what it wanted.
+        Err(error) if mesh::output::is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("mesh: {error:#}");
             ExitCode::FAILURE
