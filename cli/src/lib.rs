@@ -4,6 +4,8 @@
 
 /// Finding a mesh, and calling it.
 pub mod client;
+/// `mesh demo`.
+pub mod demo;
 /// `mesh down`.
 pub mod down;
 /// `mesh edges`.

@@ -26,6 +26,9 @@ enum Command {
     Edges(mesh::edges::Args),
     /// Show single requests as they happen.
     Tap(mesh::tap::Args),
+    /// One process of the demo's application.
+    #[command(subcommand, hide = true)]
+    DemoApp(mesh::demo::app::Role),
     /// The data-plane proxy.
     #[command(subcommand, hide = true)]
     Proxy(mesh_proxy::Command),
@@ -42,6 +45,7 @@ fn main() -> ExitCode {
         Command::Stat(args) => mesh::stat::run(args).map(|()| ExitCode::SUCCESS),
         Command::Edges(args) => mesh::edges::run(args).map(|()| ExitCode::SUCCESS),
         Command::Tap(args) => mesh::tap::run(args).map(|()| ExitCode::SUCCESS),
+        Command::DemoApp(role) => mesh::demo::app::run(role).map(|()| ExitCode::SUCCESS),
         Command::Proxy(command) => mesh_proxy::main(command).map(|()| ExitCode::SUCCESS),
         Command::Sandbox(step) => mesh::local::sandbox::run(step),
     };
