@@ -8,7 +8,11 @@
 pub mod config;
 mod run;
 
+pub mod detect;
+pub mod drain;
 pub mod init;
+pub mod io;
+pub mod listen;
 pub mod tls;
 
 pub mod balance;
