@@ -1,0 +1,23 @@
+//! Benchmarks of mesh. See README.md for what each figure means and what it was.
+
+mod compare;
+mod load;
+
+use clap::Parser;
+
+#[derive(Parser)]
+#[command(about = "Benchmarks of mesh")]
+enum Bench {
+    /// The same work through every proxy, side by side (root; nginx, curl and iproute2 installed).
+    Compare(compare::CompareArgs),
+    /// The load generator of `compare`.
+    #[command(hide = true)]
+    Load(load::LoadArgs),
+}
+
+fn main() -> anyhow::Result<()> {
+    match Bench::parse() {
+        Bench::Compare(args) => compare::run(&args),
+        Bench::Load(args) => load::run(&args),
+    }
+}
