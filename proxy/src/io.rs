@@ -9,6 +9,7 @@ use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use crate::metrics::ConnectionGuard;
 use crate::tls::{ClientTls, ServerTls};
 
 /// A TCP connection whose first bytes may have been read already; they are read again.
@@ -18,14 +19,18 @@ pub struct Plain {
     prefix: Bytes,
 }
 
-/// A connection as the data path sees it.
+/// A connection as the data path sees it. Counts its bytes where it is told to.
 #[derive(Debug)]
-pub enum Io {
-    /// In clear.
+pub struct Io {
+    stream: Stream,
+    counted: Option<ConnectionGuard>,
+}
+
+/// TLS is boxed: its state is about 1 KiB, and most functions hand an [`Io`] on.
+#[derive(Debug)]
+enum Stream {
     Plain(Plain),
-    /// This proxy called, and has verified the peer. Boxed: TLS state is about 1 KiB.
     Client(Box<ClientTls<Plain>>),
-    /// The peer called, and is verified.
     Server(Box<ServerTls<Plain>>),
 }
 
@@ -47,42 +52,88 @@ impl From<TcpStream> for Plain {
     }
 }
 
+impl From<Plain> for Io {
+    fn from(plain: Plain) -> Self {
+        Self::new(Stream::Plain(plain))
+    }
+}
+
+impl From<ClientTls<Plain>> for Io {
+    fn from(tls: ClientTls<Plain>) -> Self {
+        Self::new(Stream::Client(Box::new(tls)))
+    }
+}
+
+impl From<ServerTls<Plain>> for Io {
+    fn from(tls: ServerTls<Plain>) -> Self {
+        Self::new(Stream::Server(Box::new(tls)))
+    }
+}
+
 impl Io {
+    fn new(stream: Stream) -> Self {
+        Self {
+            stream,
+            counted: None,
+        }
+    }
+
+    /// From now on its bytes count for a peer; its end too.
+    pub fn counted(self, guard: ConnectionGuard) -> Self {
+        Self {
+            counted: Some(guard),
+            ..self
+        }
+    }
+
     /// The TCP connection below.
     pub fn tcp(&self) -> &TcpStream {
-        match self {
-            Self::Plain(plain) => &plain.tcp,
-            Self::Client(tls) => &tls.get_ref().0.tcp,
-            Self::Server(tls) => &tls.get_ref().0.tcp,
+        match &self.stream {
+            Stream::Plain(plain) => &plain.tcp,
+            Stream::Client(tls) => &tls.get_ref().0.tcp,
+            Stream::Server(tls) => &tls.get_ref().0.tcp,
         }
     }
 
     /// Whether the mesh encrypts it.
     pub fn is_tls(&self) -> bool {
-        !matches!(self, Self::Plain(_))
+        !matches!(self.stream, Stream::Plain(_))
     }
 
-    /// Ends the connection with a TCP reset, as its other half ended.
+    /// Ends the connection with a TCP reset instead of an orderly close.
     pub fn reset(self) {
         if let Err(error) = self.tcp().set_zero_linger() {
             tracing::debug!(%error, "can't reset a connection; closing it instead");
         }
+    }
+
+    fn count_read(&self, bytes: usize) {
+        if let Some(guard) = &self.counted {
+            guard.read(bytes as u64);
+        }
+    }
+
+    fn count_written(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let (Some(guard), Poll::Ready(Ok(bytes))) = (&self.counted, &written) {
+            guard.written(*bytes as u64);
+        }
+        written
     }
 }
 
 /// Forwards a call to whatever is inside.
 macro_rules! inner {
     ($io:expr, $inner:ident => $call:expr) => {
-        match $io.get_mut() {
-            Io::Plain($inner) => {
+        match &mut $io.stream {
+            Stream::Plain($inner) => {
                 let $inner = Pin::new($inner);
                 $call
             }
-            Io::Client($inner) => {
+            Stream::Client($inner) => {
                 let $inner = Pin::new(&mut **$inner);
                 $call
             }
-            Io::Server($inner) => {
+            Stream::Server($inner) => {
                 let $inner = Pin::new(&mut **$inner);
                 $call
             }
@@ -92,40 +143,45 @@ macro_rules! inner {
 
 impl AsyncRead for Io {
     fn poll_read(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        inner!(self, inner => inner.poll_read(cx, buf))
+        let before = buf.filled().len();
+        let result = inner!(self, inner => inner.poll_read(cx, buf));
+        self.count_read(buf.filled().len() - before);
+        result
     }
 }
 
 impl AsyncWrite for Io {
     fn poll_write(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        inner!(self, inner => inner.poll_write(cx, buf))
+        let written = inner!(self, inner => inner.poll_write(cx, buf));
+        self.count_written(written)
     }
 
     fn poll_write_vectored(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        inner!(self, inner => inner.poll_write_vectored(cx, bufs))
+        let written = inner!(self, inner => inner.poll_write_vectored(cx, bufs));
+        self.count_written(written)
     }
 
     fn is_write_vectored(&self) -> bool {
         true
     }
 
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         inner!(self, inner => inner.poll_flush(cx))
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         inner!(self, inner => inner.poll_shutdown(cx))
     }
 }

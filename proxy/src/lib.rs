@@ -8,12 +8,31 @@
 pub mod config;
 mod run;
 
-pub mod detect;
-pub mod drain;
+pub mod worker;
+
 pub mod init;
-pub mod io;
+
 pub mod listen;
+
+pub mod detect;
+pub mod quiet;
+
+pub mod outbound;
+
+pub mod inbound;
+
 pub mod tls;
+
+pub mod http;
+
+pub mod target;
+
+pub mod connect;
+pub mod io;
+
+pub mod tcp;
+
+pub mod drain;
 
 pub mod balance;
 pub mod discovery;

@@ -1,0 +1,167 @@
+//! Connections that the proxy opens: to endpoints, and to the app beside it.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use mesh_api::SpiffeId;
+use mesh_api::v1::Security;
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::timeout;
+
+use crate::io::{Io, Plain, tune};
+use crate::metrics::Cause;
+use crate::target::Peer;
+use crate::tls::{Alpn, TlsError};
+use crate::worker::Worker;
+
+/// For an endpoint to take a TCP connection (the design's default; Linkerd's too).
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// For the app in the same network namespace (Linkerd's default).
+const APP_CONNECT_TIMEOUT: Duration = Duration::from_millis(300);
+/// For a TLS handshake with an endpoint: longer than one lost packet on either side.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Why a connection could not be made. Nothing of the caller's was sent.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// Nobody answered.
+    #[error("{address} did not take a connection within {after:?}")]
+    Timeout {
+        /// What was dialled.
+        address: SocketAddr,
+        /// The limit.
+        after: Duration,
+    },
+    /// The kernel or the peer refused.
+    #[error("can't connect to {address}: {source}")]
+    Tcp {
+        /// What was dialled.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// The TLS handshake did not end in time.
+    #[error("{address} did not finish the TLS handshake as {identity} within {after:?}")]
+    HandshakeTimeout {
+        /// What was dialled.
+        address: SocketAddr,
+        /// Who it should be.
+        identity: SpiffeId,
+        /// The limit.
+        after: Duration,
+    },
+    /// The peer is not who it should be, or does not speak mutual TLS.
+    #[error("can't secure the connection to {address} as {identity}: {source}")]
+    Tls {
+        /// What was dialled.
+        address: SocketAddr,
+        /// Who it should be.
+        identity: SpiffeId,
+        /// Why.
+        source: TlsError,
+    },
+}
+
+/// Opens a connection to an endpoint; mutual TLS where it is meshed. `alpn` says what will be inside. Counts
+/// a failure, and the connection's bytes.
+///
+/// # Errors
+/// See [`ConnectError`]: nothing was sent, so that another endpoint may be tried.
+pub async fn dial(worker: &Worker, peer: &Peer, alpn: Alpn) -> Result<Io, ConnectError> {
+    let dialled = dial_endpoint(worker, peer, alpn).await;
+    match dialled {
+        Ok(io) => Ok(io.counted(peer.metrics.connection())),
+        Err(error) => {
+            error.log(&peer.endpoint.pod);
+            peer.metrics.error(error.cause());
+            Err(error)
+        }
+    }
+}
+
+/// Opens a connection to the app in this pod, as it was dialled from outside.
+///
+/// # Errors
+/// The app does not listen there, or does not accept in time.
+pub async fn dial_app(worker: &Worker, app: SocketAddr) -> Result<Io, ConnectError> {
+    let tcp = connect(app, worker.config.mark, APP_CONNECT_TIMEOUT).await?;
+    Ok(Plain::from(tcp).into())
+}
+
+async fn dial_endpoint(worker: &Worker, peer: &Peer, alpn: Alpn) -> Result<Io, ConnectError> {
+    let address = peer.endpoint.address;
+    let tcp = Plain::from(connect(address, worker.config.mark, CONNECT_TIMEOUT).await?);
+    let identity = match &peer.endpoint.identity {
+        Some(identity) if peer.security() == Security::Mtls => identity,
+        _ => return Ok(tcp.into()),
+    };
+    // Boxed: a handshake's future is large, and rare.
+    let handshake = Box::pin(worker.tls.connect(tcp, identity, alpn));
+    match timeout(HANDSHAKE_TIMEOUT, handshake).await {
+        Ok(Ok(tls)) => Ok(tls.into()),
+        Ok(Err(source)) => Err(ConnectError::Tls {
+            address,
+            identity: identity.clone(),
+            source,
+        }),
+        Err(_) => Err(ConnectError::HandshakeTimeout {
+            address,
+            identity: identity.clone(),
+            after: HANDSHAKE_TIMEOUT,
+        }),
+    }
+}
+
+async fn connect(
+    address: SocketAddr,
+    mark: Option<u32>,
+    after: Duration,
+) -> Result<TcpStream, ConnectError> {
+    let failed = |source| ConnectError::Tcp { address, source };
+    let socket = socket(address, mark).map_err(failed)?;
+    match timeout(after, socket.connect(address)).await {
+        Ok(connected) => connected.map_err(failed),
+        Err(_) => Err(ConnectError::Timeout { address, after }),
+    }
+}
+
+fn socket(address: SocketAddr, mark: Option<u32>) -> io::Result<TcpSocket> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM.nonblocking(),
+        Some(Protocol::TCP),
+    )?;
+    tune(SockRef::from(&socket))?;
+    if let Some(mark) = mark {
+        socket.set_mark(mark)?;
+    }
+    Ok(TcpSocket::from_std_stream(socket.into()))
+}
+
+impl ConnectError {
+    /// As what it is counted.
+    pub fn cause(&self) -> Cause {
+        match self {
+            Self::Timeout { .. } | Self::HandshakeTimeout { .. } => Cause::ConnectTimeout,
+            Self::Tcp { source, .. } => match source.kind() {
+                io::ErrorKind::ConnectionRefused => Cause::Refused,
+                io::ErrorKind::ConnectionReset => Cause::Reset,
+                io::ErrorKind::TimedOut => Cause::ConnectTimeout,
+                io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
+                    Cause::Unreachable
+                }
+                _ => Cause::Other,
+            },
+            Self::Tls { .. } => Cause::TlsHandshake,
+        }
+    }
+
+    fn log(&self, pod: &str) {
+        match self {
+            Self::Tls { .. } => tracing::warn!(pod, "{self}"),
+            _ => tracing::info!(pod, "{self}"),
+        }
+    }
+}
