@@ -232,9 +232,8 @@ fn table(edges: &[Edge], format: Format) -> Table {
                 .as_ref()
                 .map_or("-", |d| d.namespace.as_str());
             cells.push(Cell::text(format!("{} → {far}", edge.source.namespace)));
-            let mut figures = edge.figures.cells();
-            figures.remove(1);
-            cells.extend(figures);
+            let [success, _, p50, p95, p99] = edge.figures.cells();
+            cells.extend([success, p50, p95, p99]);
         }
         table.row(cells);
     }

@@ -22,5 +22,7 @@ pub mod resource;
 pub mod stat;
 /// `mesh tap`.
 pub mod tap;
+/// `mesh top`.
+pub mod top;
 /// `mesh up`.
 pub mod up;

@@ -26,6 +26,8 @@ enum Command {
     Edges(mesh::edges::Args),
     /// Show single requests as they happen.
     Tap(mesh::tap::Args),
+    /// Watch requests live: per source, destination, method and route.
+    Top(mesh::top::Args),
     /// One process of the demo's application.
     #[command(subcommand, hide = true)]
     DemoApp(mesh::demo::app::Role),
@@ -45,6 +47,7 @@ fn main() -> ExitCode {
         Command::Stat(args) => mesh::stat::run(args).map(|()| ExitCode::SUCCESS),
         Command::Edges(args) => mesh::edges::run(args).map(|()| ExitCode::SUCCESS),
         Command::Tap(args) => mesh::tap::run(args).map(|()| ExitCode::SUCCESS),
+        Command::Top(args) => mesh::top::run(args).map(|()| ExitCode::SUCCESS),
         Command::DemoApp(role) => mesh::demo::app::run(role).map(|()| ExitCode::SUCCESS),
         Command::Proxy(command) => mesh_proxy::main(command).map(|()| ExitCode::SUCCESS),
         Command::Sandbox(step) => mesh::local::sandbox::run(step),

@@ -47,14 +47,14 @@ impl Figures {
     }
 
     /// The cells SUCCESS, RPS, P50, P95, P99.
-    pub fn cells(&self) -> Vec<Cell> {
+    pub fn cells(&self) -> [Cell; 5] {
         let none = if self.requests() == 0 {
             Tone::Dim
         } else {
             Tone::Plain
         };
         let success = number::percent(self.success, self.requests());
-        vec![
+        [
             Cell::figure(success).tone(Tone::of_success(self.success, self.failure)),
             Cell::figure(number::rate(self.rps)).tone(none),
             Cell::figure(milliseconds(self.latency_ms.p50)).tone(none),
@@ -129,7 +129,7 @@ mod tests {
         let figures = Figures::from(&traffic);
         assert_eq!(figures.success_rate, Some(0.95));
         assert_eq!(figures.secured_rate, Some(0.5));
-        let text: Vec<_> = figures.cells().into_iter().map(|cell| cell.text).collect();
+        let text = figures.cells().map(|cell| cell.text);
         assert_eq!(text, ["95.00%", "10.0", "12ms", "12ms", "12ms"]);
         assert_eq!(figures.secured_cell().tone, Tone::Warn);
     }
@@ -138,7 +138,7 @@ mod tests {
     fn no_traffic_has_no_shares() {
         let figures = Figures::from(&None);
         assert_eq!((figures.success_rate, figures.latency_ms.p99), (None, None));
-        let text: Vec<_> = figures.cells().into_iter().map(|cell| cell.text).collect();
+        let text = figures.cells().map(|cell| cell.text);
         assert_eq!(text, ["-", "0", "-", "-", "-"]);
     }
 }
