@@ -202,6 +202,8 @@ fn choose(mut found: Vec<LocalMesh>, name: Option<&str>, euid: u32) -> Result<Lo
 
 #[cfg(test)]
 mod tests {
+    use mesh_api::v1::{Selector, StatRequest};
+
     use super::*;
 
     const SOCKETS: &str = "\
@@ -260,6 +262,34 @@ Num       RefCount Protocol Flags    Type St Inode Path
         assert_eq!(
             error,
             "No mesh is running on this machine. Start one: mesh demo, or mesh up -f FILE."
+        );
+    }
+
+    #[tokio::test]
+    async fn a_running_mesh_is_found_by_its_socket_and_answers() {
+        let mesh = crate::fake::start("client");
+        let args = MeshArgs {
+            name: Some(mesh.name.clone()),
+        };
+        let mut client = observe(&args).await.unwrap();
+        let answer = call(client.stat(StatRequest::default())).await.unwrap();
+        assert_eq!(answer.window_s, 42);
+    }
+
+    #[tokio::test]
+    async fn the_servers_suggestion_reaches_the_user() {
+        let mut client = crate::fake::start("suggestion").observe().await.unwrap();
+        let request = StatRequest {
+            selector: Some(Selector {
+                name: "wbe".into(),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let error = call(client.stat(request)).await.unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "there is no \"wbe\": did you mean \"web\"?"
         );
     }
 }

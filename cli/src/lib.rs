@@ -10,6 +10,8 @@ pub mod demo;
 pub mod down;
 /// `mesh edges`.
 pub mod edges;
+#[cfg(test)]
+mod fake;
 /// The mesh on one machine: sandbox, network, pods.
 pub mod local;
 /// `mesh local …`.

@@ -13,7 +13,7 @@ use ratatui::{
 };
 
 use super::{
-    collect::{Snapshot, Totals},
+    collect::{self, Query, Snapshot, Totals},
     draw::{self, Palette},
     keys::{self, Flow},
     row::{Column, Row},
@@ -314,4 +314,31 @@ fn leaving() {
     let mut editing = app();
     press(&mut editing, text("/x"));
     assert_eq!(keys::press(&mut editing, control_c), Flow::Quit);
+}
+
+#[tokio::test]
+async fn a_snapshot_joins_requests_and_silent_connections() {
+    let mut client = crate::fake::start("top").observe().await.unwrap();
+    let query = Query {
+        selectors: vec![Default::default()],
+        window_s: 15,
+    };
+    let snapshot = collect::snapshot(&mut client, &query, Some(&Default::default()))
+        .await
+        .unwrap();
+    let rows: Vec<_> = snapshot
+        .rows
+        .iter()
+        .map(|row| row.method.as_str())
+        .collect();
+    assert_eq!(
+        rows,
+        ["GET", "TCP"],
+        "an edge with requests is no row of its own"
+    );
+    assert_eq!(
+        (snapshot.totals.pods, snapshot.totals.figures.requests()),
+        (3, 10)
+    );
+    assert_eq!(snapshot.endpoints.len(), 1);
 }
