@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::time::Duration;
 
 use mesh_api::SpiffeId;
@@ -11,7 +12,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 use crate::io::{Io, Plain, tune};
-use crate::metrics::Cause;
+use crate::metrics::{Cause, PeerMetrics};
 use crate::target::Peer;
 use crate::tls::{Alpn, TlsError};
 use crate::worker::Worker;
@@ -20,8 +21,6 @@ use crate::worker::Worker;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// For the app in the same network namespace (Linkerd's default).
 const APP_CONNECT_TIMEOUT: Duration = Duration::from_millis(300);
-/// For a TLS handshake with an endpoint: longer than one lost packet on either side.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Why a connection could not be made. Nothing of the caller's was sent.
 #[derive(Debug, thiserror::Error)]
@@ -42,16 +41,6 @@ pub enum ConnectError {
         /// Why.
         source: io::Error,
     },
-    /// The TLS handshake did not end in time.
-    #[error("{address} did not finish the TLS handshake as {identity} within {after:?}")]
-    HandshakeTimeout {
-        /// What was dialled.
-        address: SocketAddr,
-        /// Who it should be.
-        identity: SpiffeId,
-        /// The limit.
-        after: Duration,
-    },
     /// The peer is not who it should be, or does not speak mutual TLS.
     #[error("can't secure the connection to {address} as {identity}: {source}")]
     Tls {
@@ -70,12 +59,24 @@ pub enum ConnectError {
 /// # Errors
 /// See [`ConnectError`]: nothing was sent, so that another endpoint may be tried.
 pub async fn dial(worker: &Worker, peer: &Peer, alpn: Alpn) -> Result<Io, ConnectError> {
-    let dialled = dial_endpoint(worker, peer, alpn).await;
-    match dialled {
-        Ok(io) => Ok(io.counted(peer.metrics.connection())),
+    dial_counted(worker, peer, alpn, &peer.metrics).await
+}
+
+/// [`dial`], counted as something else than the endpoint's own traffic.
+///
+/// # Errors
+/// As [`dial`].
+pub async fn dial_counted(
+    worker: &Worker,
+    peer: &Peer,
+    alpn: Alpn,
+    metrics: &Rc<PeerMetrics>,
+) -> Result<Io, ConnectError> {
+    match dial_endpoint(worker, peer, alpn).await {
+        Ok(io) => Ok(io.counted(metrics.connection())),
         Err(error) => {
             error.log(&peer.endpoint.pod);
-            peer.metrics.error(error.cause());
+            metrics.error(error.cause());
             Err(error)
         }
     }
@@ -87,7 +88,7 @@ pub async fn dial(worker: &Worker, peer: &Peer, alpn: Alpn) -> Result<Io, Connec
 /// The app does not listen there, or does not accept in time.
 pub async fn dial_app(worker: &Worker, app: SocketAddr) -> Result<Io, ConnectError> {
     let tcp = connect(app, worker.config.mark, APP_CONNECT_TIMEOUT).await?;
-    Ok(Plain::from(tcp).into())
+    Ok(tcp.into())
 }
 
 async fn dial_endpoint(worker: &Worker, peer: &Peer, alpn: Alpn) -> Result<Io, ConnectError> {
@@ -99,17 +100,12 @@ async fn dial_endpoint(worker: &Worker, peer: &Peer, alpn: Alpn) -> Result<Io, C
     };
     // Boxed: a handshake's future is large, and rare.
     let handshake = Box::pin(worker.tls.connect(tcp, identity, alpn));
-    match timeout(HANDSHAKE_TIMEOUT, handshake).await {
-        Ok(Ok(tls)) => Ok(tls.into()),
-        Ok(Err(source)) => Err(ConnectError::Tls {
+    match handshake.await {
+        Ok(tls) => Ok(tls.into()),
+        Err(source) => Err(ConnectError::Tls {
             address,
             identity: identity.clone(),
             source,
-        }),
-        Err(_) => Err(ConnectError::HandshakeTimeout {
-            address,
-            identity: identity.clone(),
-            after: HANDSHAKE_TIMEOUT,
         }),
     }
 }
@@ -140,11 +136,26 @@ fn socket(address: SocketAddr, mark: Option<u32>) -> io::Result<TcpSocket> {
     Ok(TcpSocket::from_std_stream(socket.into()))
 }
 
+/// As what a failed handshake is counted.
+pub fn tls_cause(error: &TlsError) -> Cause {
+    match error {
+        TlsError::WrongIdentity { .. } | TlsError::NoIdentity { .. } => Cause::WrongIdentity,
+        TlsError::Expired { .. } | TlsError::NotYetValid { .. } => Cause::CertificateExpired,
+        TlsError::ForeignIssuer | TlsError::BadCertificate(_) => Cause::CertificateUntrusted,
+        TlsError::NoCertificate | TlsError::NotReady => Cause::CertificateMissing,
+        TlsError::Timeout(_) => Cause::ConnectTimeout,
+        TlsError::Io(io::ErrorKind::ConnectionReset) => Cause::Reset,
+        TlsError::Refused(_) | TlsError::Alpn | TlsError::Protocol(_) | TlsError::Io(_) => {
+            Cause::TlsHandshake
+        }
+    }
+}
+
 impl ConnectError {
     /// As what it is counted.
     pub fn cause(&self) -> Cause {
         match self {
-            Self::Timeout { .. } | Self::HandshakeTimeout { .. } => Cause::ConnectTimeout,
+            Self::Timeout { .. } => Cause::ConnectTimeout,
             Self::Tcp { source, .. } => match source.kind() {
                 io::ErrorKind::ConnectionRefused => Cause::Refused,
                 io::ErrorKind::ConnectionReset => Cause::Reset,
@@ -154,7 +165,7 @@ impl ConnectError {
                 }
                 _ => Cause::Other,
             },
-            Self::Tls { .. } => Cause::TlsHandshake,
+            Self::Tls { source, .. } => tls_cause(source),
         }
     }
 

@@ -81,6 +81,14 @@ pub fn detect(bytes: &[u8]) -> Detection {
     }
 }
 
+/// Like [`detect`], but where nothing is of interest but whether it is TLS.
+pub fn tls_or_opaque(bytes: &[u8]) -> Detection {
+    match bytes.first() {
+        None | Some(&client_hello::HANDSHAKE) => detect(bytes),
+        Some(_) => Detection::Decided(Protocol::Opaque),
+    }
+}
+
 /// `method SP anything " HTTP/" anything LF`: what is wrong with such a line is for the HTTP server to say.
 /// Text protocols (SMTP, Redis, memcached) have lines too, but none that names HTTP.
 fn request_line(bytes: &[u8]) -> Detection {

@@ -1,8 +1,9 @@
 //! A byte stream between two parties, in clear or encrypted, as one type.
 
+use std::cell::RefCell;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
@@ -52,6 +53,12 @@ impl From<TcpStream> for Plain {
     }
 }
 
+impl From<TcpStream> for Io {
+    fn from(tcp: TcpStream) -> Self {
+        Plain::from(tcp).into()
+    }
+}
+
 impl From<Plain> for Io {
     fn from(plain: Plain) -> Self {
         Self::new(Stream::Plain(plain))
@@ -98,6 +105,15 @@ impl Io {
     /// Whether the mesh encrypts it.
     pub fn is_tls(&self) -> bool {
         !matches!(self.stream, Stream::Plain(_))
+    }
+
+    /// Reads at least one byte, up to [`READ_SIZE`]; empty at the end. Needs no buffer while it waits.
+    pub fn poll_read_bytes(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
+        with_scratch(|scratch| {
+            let mut buffer = ReadBuf::new(scratch);
+            ready!(self.poll_read(cx, &mut buffer))?;
+            Poll::Ready(Ok(Bytes::copy_from_slice(buffer.filled())))
+        })
     }
 
     /// Ends the connection with a TCP reset instead of an orderly close.
@@ -234,6 +250,18 @@ impl AsyncWrite for Plain {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.tcp).poll_shutdown(cx)
     }
+}
+
+/// Bytes that one read takes, at most: four full TLS records.
+pub const READ_SIZE: usize = 64 * 1024;
+
+/// Lends a buffer of [`READ_SIZE`] that all connections of this thread share, so that idle ones need none.
+/// It can't be lent twice at once: `with` must not call back.
+pub(crate) fn with_scratch<R>(with: impl FnOnce(&mut [u8]) -> R) -> R {
+    thread_local! {
+        static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_SIZE]);
+    }
+    SCRATCH.with_borrow_mut(|scratch| with(scratch))
 }
 
 /// How long a connection may be idle before the kernel asks whether the peer still exists.

@@ -143,7 +143,7 @@ impl Target {
     pub fn pick(self: &Rc<Self>, exclude: Option<SocketAddr>) -> Result<Picked, Unavailable> {
         self.sync();
         let started = Instant::now();
-        self.last_used.set(started);
+        self.touch(started);
         let mut balancer = self.balancer.borrow_mut();
         let choice = balancer.pick(started, exclude, &mut self.rng.borrow_mut());
         let choice = choice.ok_or_else(|| self.unavailable())?;
@@ -193,6 +193,11 @@ impl Target {
             None => self.address.to_string(),
         };
         Unavailable { name }
+    }
+
+    /// Notes that it is in use.
+    pub(crate) fn touch(&self, now: Instant) {
+        self.last_used.set(now);
     }
 
     /// When it was last used.
