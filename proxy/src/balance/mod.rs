@@ -11,6 +11,8 @@ mod breaker;
 mod budget;
 mod ewma;
 mod pick;
+#[cfg(test)]
+mod simulation;
 
 pub use backoff::Backoff;
 pub use breaker::{BreakerConfig, BreakerState};
