@@ -189,7 +189,8 @@ impl std::fmt::Display for Resource {
     }
 }
 
-fn table(edges: &[Edge], format: Format) -> Table {
+/// The columns of `mesh edges`.
+pub(crate) fn table(edges: &[Edge], format: Format) -> Table {
     let wide = format == Format::Wide;
     let mut header = vec![
         "SOURCE",

@@ -93,7 +93,7 @@ pub fn run(args: Args) -> Result<()> {
             let report = fetch(&mut client, &requests).await?;
             match args.print.output {
                 Format::Json => output.json(&report, args.print.watch)?,
-                format => output.table(&report.table(format), args.print.watch)?,
+                format => output.table(&table(&report.rows, format), args.print.watch)?,
             }
             if !args.print.watch {
                 return Ok(());
@@ -128,42 +128,37 @@ pub async fn fetch(
     Ok(report)
 }
 
-impl Report {
-    fn table(&self, format: Format) -> Table {
-        let wide = format == Format::Wide;
-        let namespaces = wide
-            || self
-                .rows
-                .iter()
-                .any(|r| r.namespace != self.rows[0].namespace);
-        let mut header = vec![
-            "NAME", "MESHED", "SUCCESS", "RPS", "P50", "P95", "P99", "TCP", "SECURED",
-        ];
+/// The columns of `mesh stat`.
+pub(crate) fn table(rows: &[Row], format: Format) -> Table {
+    let wide = format == Format::Wide;
+    let namespaces = wide || rows.iter().any(|row| row.namespace != rows[0].namespace);
+    let mut header = vec![
+        "NAME", "MESHED", "SUCCESS", "RPS", "P50", "P95", "P99", "TCP", "SECURED",
+    ];
+    if namespaces {
+        header.insert(0, "NAMESPACE");
+    }
+    if wide {
+        header.extend(["REQUESTS", "FAILED", "RETRIED", "READ", "WRITTEN"]);
+    }
+    let mut table = Table::new(header);
+    for row in rows {
+        let mut cells = row.cells();
         if namespaces {
-            header.insert(0, "NAMESPACE");
+            cells.insert(0, Cell::text(row.namespace.as_str()));
         }
         if wide {
-            header.extend(["REQUESTS", "FAILED", "RETRIED", "READ", "WRITTEN"]);
+            cells.extend([
+                Cell::figure(number::count(row.figures.requests())),
+                Cell::figure(number::count(row.figures.failure)),
+                Cell::figure(number::count(row.figures.retried)),
+                Cell::figure(number::bytes_per_s(row.read_bytes_per_s)),
+                Cell::figure(number::bytes_per_s(row.written_bytes_per_s)),
+            ]);
         }
-        let mut table = Table::new(header);
-        for row in &self.rows {
-            let mut cells = row.cells();
-            if namespaces {
-                cells.insert(0, Cell::text(row.namespace.as_str()));
-            }
-            if wide {
-                cells.extend([
-                    Cell::figure(number::count(row.figures.requests())),
-                    Cell::figure(number::count(row.figures.failure)),
-                    Cell::figure(number::count(row.figures.retried)),
-                    Cell::figure(number::bytes_per_s(row.read_bytes_per_s)),
-                    Cell::figure(number::bytes_per_s(row.written_bytes_per_s)),
-                ]);
-            }
-            table.row(cells);
-        }
-        table
+        table.row(cells);
     }
+    table
 }
 
 impl Row {
@@ -248,26 +243,23 @@ mod tests {
         })
     }
 
-    fn text(report: &Report, format: Format) -> String {
+    fn text(rows: &[Row], format: Format) -> String {
         let mut out = Vec::new();
-        report.table(format).write(&mut out, false).unwrap();
+        table(rows, format).write(&mut out, false).unwrap();
         String::from_utf8(out).unwrap()
     }
 
     #[test]
     fn namespaces_show_where_there_are_several() {
-        let mut report = Report {
-            window_s: 60,
-            rows: vec![row("shop", "deployment", "web")],
-        };
+        let mut rows = vec![row("shop", "deployment", "web")];
         assert_eq!(
-            text(&report, Format::Table),
+            text(&rows, Format::Table),
             "NAME        MESHED  SUCCESS   RPS  P50  P95  P99  TCP  SECURED\n\
              deploy/web     3/3   99.00%  10.0    -    -    -    4     100%\n"
         );
-        report.rows.push(row("other", "service", "web"));
-        assert!(text(&report, Format::Table).starts_with("NAMESPACE  NAME"));
-        assert!(text(&report, Format::Wide).contains("WRITTEN"));
+        rows.push(row("other", "service", "web"));
+        assert!(text(&rows, Format::Table).starts_with("NAMESPACE  NAME"));
+        assert!(text(&rows, Format::Wide).contains("WRITTEN"));
     }
 
     #[test]

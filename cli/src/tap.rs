@@ -2,7 +2,7 @@
 
 use anyhow::{Result, anyhow};
 use jiff::{Timestamp, tz::TimeZone};
-use mesh_api::v1::{Direction, Security, TapEvent, TapFilter, TapRequest, Workload};
+use mesh_api::v1::{Direction, TapEvent, TapFilter, TapRequest, Workload};
 use serde::Serialize;
 
 use crate::{
@@ -59,9 +59,6 @@ pub fn run(args: Args) -> Result<()> {
         let mut output = Output::stdout();
         let mut events = client::call(client.tap(request)).await?;
         while let Some(event) = events.message().await.map_err(|s| client::explain(&s))? {
-            if reported_by_both_ends(&event) {
-                continue;
-            }
             match args.output {
                 Format::Json => output.json(&Event::from(&event), true)?,
                 format => {
@@ -99,11 +96,6 @@ impl Args {
             }),
         })
     }
-}
-
-/// A request between two proxies is seen by both; the caller's tells more (retries, the chosen endpoint).
-fn reported_by_both_ends(event: &TapEvent) -> bool {
-    event.direction() == Direction::Inbound && event.security() == Security::Mtls
 }
 
 /// What `mesh tap -o json` prints.
@@ -258,6 +250,8 @@ fn parse_status(text: &str) -> Result<(u32, u32), String> {
 
 #[cfg(test)]
 mod tests {
+    use mesh_api::v1::Security;
+
     use super::*;
 
     fn event() -> TapEvent {

@@ -107,12 +107,15 @@ fn draw_title(frame: &mut Frame<'_>, area: Rect, app: &App, palette: Palette) {
         ),
         Span::raw("  "),
         Span::styled(
-            format!("{} secured by mTLS", secured.text),
+            format!("{} mTLS", secured.text),
             palette.style(secured.tone),
         ),
     ]);
-    frame.render_widget(Paragraph::new(Line::from(left)), area);
-    if app.loaded {
+    let left = Line::from(left);
+    // On a narrow terminal a long name goes before the sums.
+    let room = usize::from(area.width) > left.width() + right.width();
+    frame.render_widget(Paragraph::new(left), area);
+    if app.loaded && room {
         frame.render_widget(Paragraph::new(right).alignment(Alignment::Right), area);
     }
 }
@@ -134,9 +137,10 @@ fn draw_totals(frame: &mut Frame<'_>, area: Rect, app: &App, palette: Palette) {
             palette.style(cell.tone).add_modifier(Modifier::BOLD),
         ));
     }
-    let rows = match app.filter.is_empty() {
-        true => format!("{} rows, last {} s", app.rows.len(), app.window_s),
-        false => format!("{} rows match {:?}", app.rows.len(), app.filter),
+    let rows = match (&app.screen, app.filter.is_empty()) {
+        (Screen::Endpoints(_), _) => format!("{} lines", app.endpoints.len()),
+        (Screen::Rows, true) => format!("{} rows, last {} s", app.rows.len(), app.window_s),
+        (Screen::Rows, false) => format!("{} rows match {:?}", app.rows.len(), app.filter),
     };
     frame.render_widget(Paragraph::new(Line::from(spans)), area);
     let rows = Line::styled(rows, palette.style(Tone::Dim));
