@@ -38,6 +38,10 @@ pub mod balance;
 pub mod discovery;
 pub mod metrics;
 
+pub mod control;
+pub mod identity;
+pub mod state_dir;
+
 use config::RunArgs;
 use init::InitArgs;
 

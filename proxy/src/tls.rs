@@ -13,7 +13,7 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 pub use credentials::{Credentials, CredentialsError};
@@ -24,6 +24,7 @@ use rustls::pki_types::{IpAddr, Ipv4Addr, ServerName};
 use rustls::server::NoServerSessionStorage;
 use rustls::{ClientConfig, ServerConfig};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
 pub use tokio_rustls::client::TlsStream as ClientTls;
 pub use tokio_rustls::server::TlsStream as ServerTls;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
@@ -44,6 +45,7 @@ struct Shared {
     current: ArcSwap<Current>,
     /// Held while `current` is being replaced, so that no replacement is lost.
     replacing: Mutex<()>,
+    replaced: watch::Sender<()>,
 }
 
 /// What new connections use.
@@ -85,6 +87,7 @@ impl Tls {
                 provider: Arc::new(provider()),
                 current: ArcSwap::default(),
                 replacing: Mutex::default(),
+                replaced: watch::Sender::default(),
             }),
         }
     }
@@ -102,10 +105,15 @@ impl Tls {
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
-        if !self.ready() {
+        let current = self.shared.current.load_full();
+        let (Some(credentials), Some(bundle)) = (&current.credentials, &current.bundle) else {
+            return Err(TlsError::NotReady);
+        };
+        if !credentials.is_valid_now() {
             return Err(TlsError::NotReady);
         }
-        let config = self.client_config(peer, alpn.wire())?;
+        let config =
+            self.client_config(Some(credentials.clone()), bundle.clone(), peer, alpn.wire())?;
         let stream = handshake(config, io).await?;
         match stream.get_ref().1.alpn_protocol() {
             Some(protocol) if protocol == alpn.wire() => Ok(stream),
@@ -143,20 +151,28 @@ impl Tls {
         Ok(Accepted { stream, peer, alpn })
     }
 
-    /// A client's TLS to `peer` for an HTTP/2 connection that is not between proxies: the controller.
-    /// Shows this proxy's certificate when there is one.
+    /// Secures an HTTP/2 connection to the controller, `peer`, known by the roots of `bundle`. Shows this
+    /// proxy's certificate when there is a valid one.
     ///
     /// # Errors
-    /// As [`Tls::connect`]; this proxy needs a trust bundle, but no certificate.
+    /// As [`Tls::connect`], but this proxy needs no certificate.
     pub async fn connect_controller<IO>(
         &self,
         io: IO,
         peer: &SpiffeId,
+        bundle: TrustBundle,
     ) -> Result<ClientTls<IO>, TlsError>
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
-        handshake(self.client_config(peer, b"h2")?, io).await
+        let credentials = self
+            .credentials()
+            .filter(|credentials| credentials.is_valid_now());
+        handshake(
+            self.client_config(credentials, Arc::new(bundle), peer, b"h2")?,
+            io,
+        )
+        .await
     }
 
     /// Who this proxy is; None until it has a certificate.
@@ -175,7 +191,14 @@ impl Tls {
             && current
                 .credentials
                 .as_ref()
-                .is_some_and(|credentials| credentials.not_after() > SystemTime::now())
+                .is_some_and(|credentials| credentials.is_valid_now())
+    }
+
+    /// Returns once [`Tls::ready`].
+    pub async fn until_ready(&self) {
+        let mut replaced = self.shared.replaced.subscribe();
+        // The sender lives as long as this value: an error can't happen.
+        while !self.ready() && replaced.changed().await.is_ok() {}
     }
 
     /// The current certificate and key.
@@ -214,18 +237,23 @@ impl Tls {
             )));
         }
         shared.current.store(Arc::new(next));
+        shared.replaced.send_replace(());
     }
 
-    fn client_config(&self, peer: &SpiffeId, alpn: &[u8]) -> Result<ClientConfig, TlsError> {
-        let current = self.shared.current.load();
-        let bundle = current.bundle.clone().ok_or(TlsError::NotReady)?;
+    fn client_config(
+        &self,
+        credentials: Option<Arc<Credentials>>,
+        bundle: Arc<TrustBundle>,
+        peer: &SpiffeId,
+        alpn: &[u8],
+    ) -> Result<ClientConfig, TlsError> {
         let verifier = verify::Server::new(&self.shared.provider, bundle, peer.clone());
         let builder = ClientConfig::builder_with_provider(self.shared.provider.clone())
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(TlsError::Protocol)?
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(verifier));
-        let mut config = match &current.credentials {
+        let mut config = match credentials {
             Some(credentials) => builder.with_client_cert_resolver(credentials.resolver()),
             None => builder.with_no_client_auth(),
         };

@@ -96,6 +96,11 @@ impl Credentials {
         self.not_after
     }
 
+    /// Whether its end has not come.
+    pub fn is_valid_now(&self) -> bool {
+        SystemTime::now() < self.not_after
+    }
+
     pub(super) fn resolver(&self) -> Arc<SingleCertAndKey> {
         self.certified.clone()
     }

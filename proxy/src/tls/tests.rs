@@ -6,6 +6,8 @@ use rcgen::{
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
+use std::time::SystemTime;
+
 use super::*;
 
 const DOMAIN: &str = "cluster.local";
@@ -278,7 +280,10 @@ async fn other_protocols_inside_are_refused() {
     let ca = Authority::new();
     let (web, api) = (ca.proxy(&order("web")), ca.proxy(&order("api")));
     let (near, far) = duplex(64 * 1024);
-    let config = web.client_config(&id("api"), b"http/1.1").unwrap();
+    let bundle = web.bundle().unwrap();
+    let config = web
+        .client_config(web.credentials(), bundle, &id("api"), b"http/1.1")
+        .unwrap();
     let (call, answer) = tokio::join!(handshake(config, near), api.accept(far));
     assert!(matches!(answer, Err(TlsError::Alpn)), "{answer:?}");
     assert!(matches!(call, Err(TlsError::Alpn)), "{call:?}");
@@ -350,6 +355,8 @@ async fn without_a_certificate_nothing_is_secured() {
 #[test]
 fn bundles_round_trip_and_reject_nonsense() {
     let bundle = Authority::new().bundle();
+    assert_eq!(bundle.clone().union(&bundle).roots().len(), 1);
+    assert_eq!(Authority::new().bundle().union(&bundle).roots().len(), 2);
     let again = TrustBundle::from_wire(bundle.to_wire()).unwrap();
     assert_eq!((again.domain(), again.roots()), (DOMAIN, bundle.roots()));
     assert!(matches!(

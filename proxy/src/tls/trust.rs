@@ -76,6 +76,17 @@ impl TrustBundle {
         Self::new(domain, roots)
     }
 
+    /// The roots of both, in this one's domain.
+    pub fn union(mut self, other: &Self) -> Self {
+        for (root, anchor) in other.roots.iter().zip(&other.anchors) {
+            if !self.roots.contains(root) {
+                self.roots.push(root.clone());
+                self.anchors.push(anchor.clone());
+            }
+        }
+        self
+    }
+
     /// To be sent or stored.
     pub fn to_wire(&self) -> v1::TrustBundle {
         v1::TrustBundle {

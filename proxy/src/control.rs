@@ -1,0 +1,234 @@
+//! The way to the controller: gRPC over our own connector, so that connections carry the proxy's mark and are
+//! secured by SPIFFE ids, with this proxy's certificate once it has one.
+//!
+//! What fails shows as the error of a call on the channel; callers retry after [`Backoff::next`].
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Uri;
+use hyper_util::rt::TokioIo;
+use socket2::SockRef;
+use tokio::net::{TcpSocket, TcpStream, lookup_host};
+use tonic::transport::{Channel, Endpoint};
+
+use crate::config::Controller;
+use crate::tls::{ClientTls, Tls, TlsError, TrustBundle, TrustBundleError};
+
+/// For TCP and TLS together; the controller is near.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// A controller that vanished without a word is noticed after the sum of these two.
+const PING_INTERVAL: Duration = Duration::from_secs(5);
+const PING_TIMEOUT: Duration = Duration::from_secs(3);
+/// Never dialled: the connector knows the address.
+const NOMINAL_URI: &str = "http://mesh-controller";
+
+/// The controller can't be reached, or is not who it should be.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The roots by which to know it.
+    #[error("the trust bundle {file}: {source}")]
+    BundleFile {
+        /// Its path.
+        file: String,
+        /// Why it can't be read.
+        source: io::Error,
+    },
+    /// The roots by which to know it.
+    #[error("the trust bundle {file}: {source}")]
+    Bundle {
+        /// Its path.
+        file: String,
+        /// Why it can't be used.
+        source: TrustBundleError,
+    },
+    /// Its name has no address.
+    #[error("the controller's name {host} can't be resolved: {source}")]
+    Resolve {
+        /// As configured.
+        host: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// No TCP connection.
+    #[error("the controller at {address} can't be reached: {source}")]
+    Tcp {
+        /// The address tried last.
+        address: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// No TLS connection.
+    #[error("the controller at {address} can't be trusted: {source}")]
+    Tls {
+        /// What was dialled.
+        address: SocketAddr,
+        /// Why.
+        source: TlsError,
+    },
+}
+
+/// A channel to the controller. It connects at its first call and again whenever the connection is lost;
+/// each connection shows the certificate that this proxy has at that time, if any.
+pub fn channel(controller: &Arc<Controller>, mark: Option<u32>, tls: &Tls) -> Channel {
+    let (controller, tls) = (controller.clone(), tls.clone());
+    let connector = tower::service_fn(move |_: Uri| {
+        let (controller, tls) = (controller.clone(), tls.clone());
+        async move { connect(&controller, mark, &tls).await.map(TokioIo::new) }
+    });
+    Endpoint::from_static(NOMINAL_URI)
+        .connect_timeout(CONNECT_TIMEOUT)
+        .http2_keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT)
+        .keep_alive_while_idle(true)
+        .connect_with_connector_lazy(connector)
+}
+
+async fn connect(
+    controller: &Controller,
+    mark: Option<u32>,
+    tls: &Tls,
+) -> Result<ClientTls<TcpStream>, ConnectError> {
+    let bundle = trusted_roots(controller, tls).await?;
+    let (tcp, address) = dial(controller, mark).await?;
+    tls.connect_controller(tcp, &controller.identity, bundle)
+        .await
+        .map_err(|source| ConnectError::Tls { address, source })
+}
+
+/// The roots of the file, read anew for each connection, and those that the controller streamed. Roots may
+/// have been rotated while there was no connection; the file is then ahead of what was streamed.
+async fn trusted_roots(controller: &Controller, tls: &Tls) -> Result<TrustBundle, ConnectError> {
+    let file = || controller.trust_bundle_file.display().to_string();
+    let domain = controller.identity.trust_domain();
+    let streamed = tls.bundle();
+    let read = match tokio::fs::read(&controller.trust_bundle_file).await {
+        Ok(pem) => TrustBundle::from_pem(domain, &pem).map_err(|source| ConnectError::Bundle {
+            file: file(),
+            source,
+        }),
+        Err(source) => Err(ConnectError::BundleFile {
+            file: file(),
+            source,
+        }),
+    };
+    match (read, streamed) {
+        (Ok(read), Some(streamed)) => Ok(read.union(&streamed)),
+        (Ok(read), None) => Ok(read),
+        (Err(error), Some(streamed)) => {
+            tracing::warn!(%error, "using the roots that the controller sent before");
+            Ok(TrustBundle::clone(&streamed))
+        }
+        (Err(error), None) => Err(error),
+    }
+}
+
+/// The first address of the controller that answers.
+async fn dial(
+    controller: &Controller,
+    mark: Option<u32>,
+) -> Result<(TcpStream, SocketAddr), ConnectError> {
+    let (host, port) = (controller.host.as_str(), controller.port);
+    let resolve = |source| ConnectError::Resolve {
+        host: host.to_owned(),
+        source,
+    };
+    let mut failure = None;
+    for address in lookup_host((host, port)).await.map_err(resolve)? {
+        match dial_address(address, mark).await {
+            Ok(tcp) => return Ok((tcp, address)),
+            Err(source) => {
+                failure = Some(ConnectError::Tcp {
+                    address: address.to_string(),
+                    source,
+                });
+            }
+        }
+    }
+    Err(failure.unwrap_or_else(|| resolve(io::ErrorKind::NotFound.into())))
+}
+
+async fn dial_address(address: SocketAddr, mark: Option<u32>) -> io::Result<TcpStream> {
+    let socket = if address.is_ipv4() {
+        TcpSocket::new_v4()?
+    } else {
+        TcpSocket::new_v6()?
+    };
+    if let Some(mark) = mark {
+        SockRef::from(&socket).set_mark(mark)?;
+    }
+    socket.set_nodelay(true)?;
+    socket.connect(address).await
+}
+
+/// The pauses between attempts: doubling from a quarter of a second, at random between a half and the whole
+/// of each, so that the proxies of a mesh don't come back all at once.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Backoff {
+    failures: u32,
+}
+
+impl Backoff {
+    const FIRST: Duration = Duration::from_millis(250);
+
+    /// The pause after one more failure; at most `longest`. `jitter` is in 0..1.
+    pub fn next(&mut self, longest: Duration, jitter: f64) -> Duration {
+        let pause = Self::FIRST
+            .saturating_mul(1 << self.failures.min(16))
+            .min(longest);
+        self.failures = self.failures.saturating_add(1);
+        pause.mul_f64(0.5 + jitter.clamp(0.0, 1.0) / 2.0)
+    }
+
+    /// Whether the last attempt succeeded, or there was none: the next failure is news.
+    pub fn is_fresh(&self) -> bool {
+        self.failures == 0
+    }
+
+    /// An attempt succeeded.
+    pub fn reset(&mut self) {
+        self.failures = 0;
+    }
+}
+
+/// An error and all that caused it, in one line: gRPC's own text hides the cause.
+pub(crate) fn explain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn pauses_grow_to_their_bound(jitter in 0.0..1.0f64, longest_ms in 1u64..60_000) {
+            let longest = Duration::from_millis(longest_ms);
+            let mut backoff = Backoff::default();
+            let mut whole = Backoff::FIRST;
+            for _ in 0..40 {
+                let pause = backoff.next(longest, jitter);
+                prop_assert!(pause <= whole.min(longest), "{pause:?}");
+                prop_assert!(pause >= whole.min(longest) / 2 - Duration::from_nanos(1), "{pause:?}");
+                whole = (whole * 2).min(Duration::from_secs(3600));
+            }
+            backoff.reset();
+            prop_assert!(backoff.is_fresh());
+            prop_assert!(backoff.next(longest, jitter) <= Backoff::FIRST);
+        }
+    }
+}
