@@ -90,7 +90,15 @@ impl Output {
     /// # Errors
     /// The output is closed or full.
     pub fn line(&mut self, line: &str) -> io::Result<()> {
-        self.bytes(format!("{line}\n").as_bytes())
+        self.text(&format!("{line}\n"))
+    }
+
+    /// Prints a text as it is.
+    ///
+    /// # Errors
+    /// The output is closed or full.
+    pub fn text(&mut self, text: &str) -> io::Result<()> {
+        self.bytes(text.as_bytes())
     }
 
     // One write and one flush for a whole screen: readers never see half of it.

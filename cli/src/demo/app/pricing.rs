@@ -94,11 +94,14 @@ pub(super) struct Client {
 
 impl Client {
     /// Connects at the first call.
-    pub(super) fn new() -> Self {
-        let endpoint = Endpoint::from_static("http://pricing:9090").timeout(CALL_TIMEOUT);
-        Self {
+    ///
+    /// # Errors
+    /// The server is not a URL.
+    pub(super) fn new(server: String) -> Result<Self> {
+        let endpoint = Endpoint::from_shared(server)?.timeout(CALL_TIMEOUT);
+        Ok(Self {
             inner: PricingClient::new(endpoint.connect_lazy()),
-        }
+        })
     }
 
     /// Unary: what a product costs, in cents.
@@ -147,4 +150,28 @@ impl Client {
 async fn next(prices: &mut Streaming<Price>) -> Result<u32> {
     let price = prices.message().await?.context("the stream ended early")?;
     Ok(price.cents)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{net::TcpListener, sync::watch};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn every_kind_of_call_has_its_price() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let server = format!("http://{}", listener.local_addr().unwrap());
+        let (_stop, stopped) = watch::channel(false);
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let service = TowerToHyperService::new(PricingServer::new(Prices { fail: 0.0 }));
+                tokio::spawn(serve::http_connection(stream, stopped.clone(), service));
+            }
+        });
+        let client = Client::new(server).unwrap();
+        assert!((700..750).contains(&client.quote(2).await.unwrap()));
+        let bargain = client.bargain(2).await.unwrap();
+        assert!((100..750).contains(&bargain), "{bargain} is no bargain");
+    }
 }

@@ -108,21 +108,28 @@ where
     S::Error: Into<Box<dyn Error + Send + Sync>>,
     B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
 {
-    tcp(port, move |stream, mut stop| {
-        let service = service.clone();
-        async move {
-            let builder = auto::Builder::new(TokioExecutor::new());
-            let mut connection =
-                std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
-            // That a client goes away in the middle is everyday life for a server.
-            let _ = tokio::select! {
-                result = connection.as_mut() => result,
-                _ = stop.changed() => {
-                    connection.as_mut().graceful_shutdown();
-                    connection.await
-                }
-            };
-        }
+    tcp(port, move |stream, stop| {
+        http_connection(stream, stop, service.clone())
     })
     .await
+}
+
+/// Serves one connection until the client leaves, or until nothing is in flight after the stop.
+pub(super) async fn http_connection<S, B>(stream: TcpStream, mut stop: Stop, service: S)
+where
+    S: Service<Request<Incoming>, Response = Response<B>> + Send + 'static,
+    S::Future: Send,
+    S::Error: Into<Box<dyn Error + Send + Sync>>,
+    B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
+{
+    let builder = auto::Builder::new(TokioExecutor::new());
+    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+    // That a client goes away in the middle is everyday life for a server.
+    let _ = tokio::select! {
+        result = connection.as_mut() => result,
+        _ = stop.changed() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
 }

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use http::{Method, StatusCode};
 
 use super::{
-    HTTP_PORT, MAILER_PORT,
+    HTTP_PORT, MAILER_PORT, PRICING_PORT,
     http::Client,
     lines, pricing,
     serve::{self, Answer},
@@ -19,7 +19,7 @@ use super::{
 pub(super) async fn run() -> Result<()> {
     let shop = Shop {
         http: Client::new(),
-        pricing: pricing::Client::new(),
+        pricing: pricing::Client::new(format!("http://pricing:{PRICING_PORT}"))?,
     };
     let ticker = tokio::spawn(shop.clone().follow_prices());
     let served = serve::http(HTTP_PORT, move |method, path, body| {
