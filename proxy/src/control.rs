@@ -1,7 +1,7 @@
 //! The way to the controller: gRPC over our own connector, so that connections carry the proxy's mark and are
 //! secured by SPIFFE ids, with this proxy's certificate once it has one.
 //!
-//! What fails shows as the error of a call on the channel; callers retry after [`Backoff::next`].
+//! What fails shows as the error of a call on the channel; callers try again after a pause of [`backoff`].
 
 use std::io;
 use std::net::SocketAddr;
@@ -14,6 +14,7 @@ use socket2::SockRef;
 use tokio::net::{TcpSocket, TcpStream, lookup_host};
 use tonic::transport::{Channel, Endpoint};
 
+use crate::balance::Backoff;
 use crate::config::Controller;
 use crate::tls::{ClientTls, Tls, TlsError, TrustBundle, TrustBundleError};
 
@@ -22,6 +23,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// A controller that vanished without a word is noticed after the sum of these two.
 const PING_INTERVAL: Duration = Duration::from_secs(5);
 const PING_TIMEOUT: Duration = Duration::from_secs(3);
+/// The longest that the pause after a first failure can be.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// Never dialled: the connector knows the address.
 const NOMINAL_URI: &str = "http://mesh-controller";
 
@@ -84,6 +87,14 @@ pub fn channel(controller: &Arc<Controller>, mark: Option<u32>, tls: &Tls) -> Ch
         .keep_alive_timeout(PING_TIMEOUT)
         .keep_alive_while_idle(true)
         .connect_with_connector_lazy(connector)
+}
+
+/// The pauses between attempts.
+pub(crate) const fn backoff(longest: Duration) -> Backoff {
+    Backoff {
+        min: FIRST_PAUSE,
+        max: longest,
+    }
 }
 
 async fn connect(
@@ -163,36 +174,6 @@ async fn dial_address(address: SocketAddr, mark: Option<u32>) -> io::Result<TcpS
     socket.connect(address).await
 }
 
-/// The pauses between attempts: doubling from a quarter of a second, at random between a half and the whole
-/// of each, so that the proxies of a mesh don't come back all at once.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Backoff {
-    failures: u32,
-}
-
-impl Backoff {
-    const FIRST: Duration = Duration::from_millis(250);
-
-    /// The pause after one more failure; at most `longest`. `jitter` is in 0..1.
-    pub fn next(&mut self, longest: Duration, jitter: f64) -> Duration {
-        let pause = Self::FIRST
-            .saturating_mul(1 << self.failures.min(16))
-            .min(longest);
-        self.failures = self.failures.saturating_add(1);
-        pause.mul_f64(0.5 + jitter.clamp(0.0, 1.0) / 2.0)
-    }
-
-    /// Whether the last attempt succeeded, or there was none: the next failure is news.
-    pub fn is_fresh(&self) -> bool {
-        self.failures == 0
-    }
-
-    /// An attempt succeeded.
-    pub fn reset(&mut self) {
-        self.failures = 0;
-    }
-}
-
 /// An error and all that caused it, in one line: gRPC's own text hides the cause.
 pub(crate) fn explain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
@@ -206,29 +187,4 @@ pub(crate) fn explain(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    proptest! {
-        #[test]
-        fn pauses_grow_to_their_bound(jitter in 0.0..1.0f64, longest_ms in 1u64..60_000) {
-            let longest = Duration::from_millis(longest_ms);
-            let mut backoff = Backoff::default();
-            let mut whole = Backoff::FIRST;
-            for _ in 0..40 {
-                let pause = backoff.next(longest, jitter);
-                prop_assert!(pause <= whole.min(longest), "{pause:?}");
-                prop_assert!(pause >= whole.min(longest) / 2 - Duration::from_nanos(1), "{pause:?}");
-                whole = (whole * 2).min(Duration::from_secs(3600));
-            }
-            backoff.reset();
-            prop_assert!(backoff.is_fresh());
-            prop_assert!(backoff.next(longest, jitter) <= Backoff::FIRST);
-        }
-    }
 }

@@ -18,7 +18,7 @@ use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use schedule::Schedule;
 
 use crate::config::Controller;
-use crate::control::{self, Backoff, explain};
+use crate::control::{self, backoff, explain};
 use crate::state_dir::StateDir;
 use crate::tls::{Credentials, CredentialsError, Tls, TrustBundle, TrustBundleError};
 
@@ -88,7 +88,7 @@ impl Identity {
     /// Gets and renews certificates for ever. Starts with the cached one, if it is still valid.
     pub async fn run(self) {
         let mut schedule = self.restore();
-        let mut backoff = Backoff::default();
+        let (mut failures, mut rng) = (0, fastrand::Rng::new());
         loop {
             if let Some(schedule) = &schedule {
                 sleep_until(schedule.renew_at()).await;
@@ -96,11 +96,12 @@ impl Identity {
             match self.renew().await {
                 Ok(renewed) => {
                     schedule = Some(renewed);
-                    backoff.reset();
+                    failures = 0;
                 }
                 Err(error) => {
                     let longest = Schedule::longest_pause(schedule.as_ref(), SystemTime::now());
-                    let pause = backoff.next(longest, fastrand::f64());
+                    let pause = backoff(longest).delay(failures, &mut rng);
+                    failures += 1;
                     tracing::warn!(%error, "no new certificate; trying again in {pause:.1?}");
                     tokio::time::sleep(pause).await;
                 }

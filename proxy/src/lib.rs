@@ -42,6 +42,10 @@ pub mod control;
 pub mod identity;
 pub mod state_dir;
 
+pub mod access_log;
+mod admin;
+mod logging;
+
 use config::RunArgs;
 use init::InitArgs;
 

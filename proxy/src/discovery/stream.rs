@@ -14,7 +14,7 @@ use tonic::transport::Channel;
 
 use super::world::UpdateError;
 use super::{Cache, Discovery, Met};
-use crate::control::{Backoff, explain};
+use crate::control::{backoff, explain};
 use crate::tls::{Tls, TrustBundle, TrustBundleError};
 
 /// How often idle addresses are looked for and changes are cached.
@@ -74,12 +74,13 @@ impl Stream {
     /// Keeps a stream open for ever. `channel` should connect lazily.
     pub async fn run(mut self, channel: Channel) {
         let mut client = DiscoveryClient::new(channel);
-        let mut backoff = Backoff::default();
+        let (mut failures, mut rng) = (0, fastrand::Rng::new());
         loop {
             self.upkeep_until_ready().await;
-            let Err(error) = self.follow(&mut client, &mut backoff).await;
+            let Err(error) = self.follow(&mut client).await;
             let was_connected = self.discovery.shared.connected.send_replace(false);
-            let pause = backoff.next(LONGEST_PAUSE, fastrand::f64());
+            failures = if was_connected { 0 } else { failures + 1 };
+            let pause = backoff(LONGEST_PAUSE).delay(failures, &mut rng);
             if was_connected {
                 tracing::warn!(%error, "lost the controller; serving on with what is known");
             } else {
@@ -105,7 +106,6 @@ impl Stream {
     async fn follow(
         &mut self,
         client: &mut DiscoveryClient<Channel>,
-        backoff: &mut Backoff,
     ) -> Result<Infallible, StreamError> {
         let (requests, outgoing) = mpsc::unbounded_channel();
         // Requests are read as long as the stream lives; once it is over, `message` below says so.
@@ -131,7 +131,6 @@ impl Stream {
                     let update = update?.ok_or(StreamError::Closed)?;
                     if !self.discovery.shared.connected.send_replace(true) {
                         tracing::info!("discovery is connected");
-                        backoff.reset();
                     }
                     send(self.answer(update));
                 }

@@ -265,10 +265,10 @@ fn a_key_must_fit_its_certificate() {
 async fn a_client_without_a_certificate_is_refused() {
     let ca = Authority::new();
     let anonymous = Tls::new();
-    anonymous.set_bundle(ca.bundle());
     let (near, far) = duplex(64 * 1024);
+    let bundle = Arc::new(ca.bundle());
     let config = anonymous
-        .client_config(&id("web"), names::ALPN_TCP)
+        .client_config(None, bundle, &id("web"), names::ALPN_TCP)
         .unwrap();
     let web = ca.proxy(&order("web"));
     let (_, answer) = tokio::join!(handshake(config, near), web.accept(far));

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use mesh_api::v1;
+use rustls::crypto::aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, TrustAnchor};
 
@@ -103,6 +104,25 @@ impl TrustBundle {
     /// The certificates, DER.
     pub fn roots(&self) -> &[CertificateDer<'static>] {
         &self.roots
+    }
+
+    /// SHA-256 of each root, in hexadecimal: what `openssl x509 -fingerprint -sha256` prints, less the colons.
+    pub fn fingerprints(&self) -> Vec<String> {
+        // Invariant: the name of the suite says that it has SHA-256.
+        let Some(suite) = TLS13_AES_128_GCM_SHA256.tls13() else {
+            return Vec::new();
+        };
+        let sha256 = suite.common.hash_provider;
+        let digests = self.roots.iter().map(|root| sha256.hash(root));
+        digests
+            .map(|digest| {
+                digest
+                    .as_ref()
+                    .iter()
+                    .map(|byte| format!("{byte:02x}"))
+                    .collect()
+            })
+            .collect()
     }
 
     pub(super) fn anchors(&self) -> &[TrustAnchor<'static>] {

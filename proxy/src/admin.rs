@@ -1,0 +1,178 @@
+//! The proxy's own small HTTP server: is it alive, is it ready, what does it count, what does it believe.
+
+mod belief;
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use belief::Belief;
+use bytes::Bytes;
+use http::header::{ALLOW, CONTENT_TYPE};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::config::Config;
+use crate::discovery::Discovery;
+use crate::drain::Drain;
+use crate::listen;
+use crate::logging::LogLevel;
+use crate::metrics::{self, Metrics};
+use crate::tls::Tls;
+
+const TEXT: &str = "text/plain; charset=utf-8";
+const JSON: &str = "application/json";
+/// A client that has not sent its request by then is no probe and no scraper.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// Of a log filter.
+const BODY_LIMIT: usize = 4096;
+const PATHS: &str = "/live, /ready, /metrics, /config and /log-level";
+
+/// What the server shows.
+#[derive(Debug)]
+pub(crate) struct Admin {
+    pub(crate) config: Arc<Config>,
+    pub(crate) tls: Tls,
+    pub(crate) discovery: Discovery,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) drain: Drain,
+    pub(crate) log_level: LogLevel,
+}
+
+impl Admin {
+    /// Listens now; what comes back serves for ever.
+    pub(crate) fn listen(self) -> anyhow::Result<impl Future<Output = ()> + Send + 'static> {
+        let port = self.config.admin_port;
+        let listener = listen::bind(port)
+            .and_then(TcpListener::from_std)
+            .with_context(|| format!("can't listen on --admin-port {port}"))?;
+        let admin = Arc::new(self);
+        Ok(listen::accept(
+            listener,
+            std::future::pending(),
+            move |tcp, client| {
+                tokio::spawn(admin.clone().serve(tcp, client));
+            },
+        ))
+    }
+
+    async fn serve(self: Arc<Self>, tcp: TcpStream, client: SocketAddr) {
+        let service = service_fn(|request| {
+            let admin = self.clone();
+            async move { Ok::<_, Infallible>(admin.answer(request, client).await) }
+        });
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(REQUEST_TIMEOUT)
+            .serve_connection(TokioIo::new(tcp), service);
+        if let Err(error) = connection.await {
+            tracing::debug!(%client, %error, "an admin connection ended early");
+        }
+    }
+
+    async fn answer(
+        &self,
+        request: Request<Incoming>,
+        client: SocketAddr,
+    ) -> Response<Full<Bytes>> {
+        let readable = matches!(*request.method(), Method::GET | Method::HEAD);
+        match request.uri().path() {
+            "/live" if readable => text(StatusCode::OK, "live\n"),
+            "/ready" if readable => self.ready(),
+            "/metrics" if readable => {
+                typed(StatusCode::OK, metrics::CONTENT_TYPE, self.metrics.encode())
+            }
+            "/config" if readable => self.config(),
+            "/log-level" if readable => text(StatusCode::OK, self.log_level.current() + "\n"),
+            "/log-level" if request.method() == Method::PUT => {
+                self.set_log_level(request.into_body(), client).await
+            }
+            "/log-level" => not_allowed("GET, HEAD, PUT"),
+            "/live" | "/ready" | "/metrics" | "/config" => not_allowed("GET, HEAD"),
+            path => text(
+                StatusCode::NOT_FOUND,
+                format!("no {path} here; there are {PATHS}\n"),
+            ),
+        }
+    }
+
+    /// The listeners are up: this server starts after them.
+    fn ready(&self) -> Response<Full<Bytes>> {
+        match self.unready() {
+            None => text(StatusCode::OK, "ready\n"),
+            Some(why) => text(
+                StatusCode::SERVICE_UNAVAILABLE,
+                format!("not ready: {why}\n"),
+            ),
+        }
+    }
+
+    fn unready(&self) -> Option<&'static str> {
+        if self.drain.is_draining() {
+            return Some("draining");
+        }
+        let needs_certificate = self.config.controller.is_some() && !self.tls.ready();
+        needs_certificate.then_some("no valid certificate from the controller yet")
+    }
+
+    fn config(&self) -> Response<Full<Bytes>> {
+        match serde_json::to_vec_pretty(&Belief::of(self)) {
+            Ok(body) => typed(StatusCode::OK, JSON, body),
+            Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+        }
+    }
+
+    async fn set_log_level(&self, body: Incoming, client: SocketAddr) -> Response<Full<Bytes>> {
+        // Everybody in the cluster can reach this port; those in the pod, or forwarded into it, may change it.
+        if !client.ip().to_canonical().is_loopback() {
+            let why = "the log level can only be changed from within the pod (127.0.0.1)\n";
+            return text(StatusCode::FORBIDDEN, why);
+        }
+        let filter = match Limited::new(body, BODY_LIMIT).collect().await {
+            Ok(body) => String::from_utf8_lossy(&body.to_bytes()).into_owned(),
+            Err(error) => return text(StatusCode::BAD_REQUEST, format!("{error}\n")),
+        };
+        match self.log_level.set(&filter) {
+            Ok(()) => {
+                tracing::info!(filter = filter.trim(), "the log level was changed");
+                text(StatusCode::OK, self.log_level.current() + "\n")
+            }
+            Err(error) => text(StatusCode::BAD_REQUEST, format!("{error}\n")),
+        }
+    }
+}
+
+fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    typed(status, TEXT, body)
+}
+
+fn typed(
+    status: StatusCode,
+    content_type: &'static str,
+    body: impl Into<Bytes>,
+) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
+fn not_allowed(allowed: &'static str) -> Response<Full<Bytes>> {
+    let mut response = text(
+        StatusCode::METHOD_NOT_ALLOWED,
+        format!("allowed: {allowed}\n"),
+    );
+    response
+        .headers_mut()
+        .insert(ALLOW, HeaderValue::from_static(allowed));
+    response
+}
