@@ -22,6 +22,9 @@ use crate::tcp;
 use crate::tls::Alpn;
 use crate::worker::Worker;
 
+#[cfg(test)]
+mod tests;
+
 /// For discovery's first answer about a destination, and for an endpoint to become ready.
 pub const READY_WAIT: Duration = Duration::from_secs(3);
 /// A client that says nothing for so long may be waiting for the server to speak first.

@@ -86,9 +86,20 @@ enum State {
     /// The sender has closed; the receiver is to be told.
     Closing,
     Closed,
-    /// The receiver takes nothing more. What it has said before is still delivered by the other direction,
-    /// which ends by itself: a connection that can't be written to has been closed.
+    /// The receiver has broken. The other direction finds that out too, once it has delivered what the
+    /// receiver had said before.
     Refused(io::Error),
+}
+
+impl State {
+    /// A receiver that has closed both its halves takes nothing more, but has not broken: Linux answers EPIPE
+    /// after it has sent a FIN, ECONNRESET where it has not. All that it said before its FIN is delivered.
+    fn refused(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Self::Closed,
+            _ => Self::Refused(error),
+        }
+    }
 }
 
 impl Flow {
@@ -139,7 +150,7 @@ impl Flow {
                     self.taken(written);
                 }
                 Ok(_) => return Poll::Ready(State::Refused(io::ErrorKind::WriteZero.into())),
-                Err(error) => return Poll::Ready(State::Refused(error)),
+                Err(error) => return Poll::Ready(State::refused(error)),
             }
         }
         self.waiting = Bytes::new();
@@ -165,7 +176,7 @@ impl Flow {
             }
             let written = match Pin::new(to).poll_write(cx, read) {
                 Poll::Ready(Ok(written)) => written,
-                Poll::Ready(Err(error)) => return Poll::Ready(Ok(State::Refused(error))),
+                Poll::Ready(Err(error)) => return Poll::Ready(Ok(State::refused(error))),
                 Poll::Pending => 0,
             };
             self.taken(written);

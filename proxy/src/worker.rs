@@ -26,6 +26,9 @@ use crate::outbound;
 use crate::target::Target;
 use crate::tls::Tls;
 
+#[cfg(test)]
+pub(crate) mod fixture;
+
 /// What the connections of one data thread share. Never leaves its thread.
 #[derive(Debug)]
 pub struct Worker {
