@@ -124,7 +124,10 @@ impl Admin {
 
     fn config(&self) -> Response<Full<Bytes>> {
         match serde_json::to_vec_pretty(&Belief::of(self)) {
-            Ok(body) => typed(StatusCode::OK, JSON, body),
+            Ok(mut body) => {
+                body.push(b'\n');
+                typed(StatusCode::OK, JSON, body)
+            }
             Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
         }
     }

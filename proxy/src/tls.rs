@@ -358,4 +358,4 @@ async fn in_time<T>(
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

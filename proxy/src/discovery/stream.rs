@@ -181,3 +181,6 @@ impl Stream {
         forgotten
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -42,6 +42,11 @@ impl Authority {
         TrustBundle::new(DOMAIN, vec![self.root.clone()]).unwrap()
     }
 
+    /// A proxy with a good certificate, that trusts this authority.
+    pub(crate) fn trusted(&self, name: &str) -> Tls {
+        self.proxy(&order(name))
+    }
+
     fn issue(&self, order: &Order) -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
         let key = KeyPair::generate().unwrap();
         let leaf = self.sign(order, &key);
