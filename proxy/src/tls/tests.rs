@@ -1,7 +1,8 @@
 //! Handshakes between proxies with every kind of certificate, in memory.
 
 use rcgen::{
-    BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, ExtendedKeyUsagePurpose,
+    IsCa, Issuer, KeyPair, PublicKeyData, SanType,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
@@ -15,6 +16,7 @@ const DOMAIN: &str = "cluster.local";
 /// A certificate authority for tests.
 pub(crate) struct Authority {
     root: CertificateDer<'static>,
+    root_pem: String,
     issuer: Issuer<'static, KeyPair>,
 }
 
@@ -31,9 +33,11 @@ impl Authority {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let root = params.self_signed(&key).unwrap().der().clone();
+        let certificate = params.self_signed(&key).unwrap();
+        let (root, root_pem) = (certificate.der().clone(), certificate.pem());
         Self {
             root,
+            root_pem,
             issuer: Issuer::new(params, key),
         }
     }
@@ -47,13 +51,35 @@ impl Authority {
         self.proxy(&order(name))
     }
 
+    /// The root, as a file holds it.
+    pub(crate) fn root_pem(&self) -> String {
+        self.root_pem.clone()
+    }
+
+    /// A good certificate for any id.
+    pub(crate) fn issue_id(
+        &self,
+        id: &SpiffeId,
+    ) -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
+        self.issue(&Order {
+            uris: vec![id.to_string()],
+            ..order("any")
+        })
+    }
+
+    /// A good certificate for the key of a PKCS#10 request.
+    pub(crate) fn sign_request(&self, name: &str, csr: &[u8]) -> CertificateDer<'static> {
+        let request = CertificateSigningRequestParams::from_der(&csr.into()).unwrap();
+        self.sign(&order(name), &request.public_key)
+    }
+
     fn issue(&self, order: &Order) -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
         let key = KeyPair::generate().unwrap();
         let leaf = self.sign(order, &key);
         (leaf, PrivatePkcs8KeyDer::from(key.serialize_der()).into())
     }
 
-    fn sign(&self, order: &Order, key: &KeyPair) -> CertificateDer<'static> {
+    fn sign(&self, order: &Order, key: &impl PublicKeyData) -> CertificateDer<'static> {
         let mut params = CertificateParams::default();
         params.subject_alt_names = order
             .uris
