@@ -33,9 +33,9 @@ impl Palette {
             (Tone::Good, true) => plain.fg(Color::Green),
             (Tone::Warn, true) => plain.fg(Color::Yellow),
             (Tone::Bad, true) => plain.fg(Color::Red),
-            (Tone::Dim, true) => plain.fg(Color::DarkGray),
+            (Tone::Dim, _) => plain.add_modifier(Modifier::DIM),
             (Tone::Bad, false) => plain.add_modifier(Modifier::BOLD),
-            (Tone::Good | Tone::Warn | Tone::Dim, false) => plain,
+            (Tone::Good | Tone::Warn, false) => plain,
         }
     }
 }

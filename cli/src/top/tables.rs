@@ -3,7 +3,7 @@
 use mesh_api::v1::{Breaker, EndpointLoad, EndpointRow};
 use ratatui::{
     layout::{Alignment, Constraint},
-    style::{Modifier, Style},
+    style::{Color, Modifier, Style},
     text::Line,
     widgets::{Row as Cells, Table},
 };
@@ -154,7 +154,8 @@ fn table<'a>(
         .header(Cells::new(header))
         .column_spacing(1)
         .highlight_symbol("›")
-        .row_highlight_style(Style::new().add_modifier(Modifier::REVERSED))
+        // One bar in the terminal's own colours, whatever the cells are painted in.
+        .row_highlight_style(Style::new().fg(Color::Reset).add_modifier(Modifier::REVERSED))
 }
 
 /// Source, destination, method and route as they are written.
