@@ -328,14 +328,18 @@ fn on_path(program: &str) -> bool {
 
 /// Certificates for both sides, PEM: (CA, chain, key). Every peer gets the same kind: ECDSA P-256.
 fn certificates() -> anyhow::Result<[String; 3]> {
-    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
+    use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType};
     let ca_key = KeyPair::generate()?;
     let mut ca = CertificateParams::new(Vec::new())?;
     ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    // Without names of their own, issuer and subject are equal, and OpenSSL takes the leaf for self-signed.
+    ca.distinguished_name.push(DnType::CommonName, "bench root");
     let ca_pem = ca.self_signed(&ca_key)?.pem();
     let issuer = Issuer::new(ca, ca_key);
     let key = KeyPair::generate()?;
     let mut leaf = CertificateParams::new(vec!["peer.bench".to_owned()])?;
+    leaf.distinguished_name
+        .push(DnType::CommonName, "bench peer");
     let server: Ipv4Addr = Pod::Server.ip();
     leaf.subject_alt_names
         .push(SanType::IpAddress(server.into()));
