@@ -1,1 +1,39 @@
-//! Placeholder.
+//! The harness of the end-to-end tests: it runs a mesh with `mesh up`, and sees to it that nothing of it stays.
+
+#![forbid(unsafe_code)]
+
+pub mod binary;
+mod exec;
+mod leftovers;
+mod local;
+pub mod manifest;
+mod mesh;
+pub mod metrics;
+pub mod pattern;
+pub mod report;
+pub mod screen;
+mod turn;
+
+pub use exec::{Output, Running};
+pub use leftovers::Snapshot;
+pub use mesh::{Mesh, Options, namespaces_possible, path};
+pub use turn::Turn;
+
+/// The gRPC service of `mesh-testapp`.
+#[allow(missing_docs, clippy::all, unreachable_pub, unused_qualifications)]
+pub mod echo {
+    tonic::include_proto!("mesh.testapp");
+}
+
+/// Says that a test can't run here, and why; the test returns.
+pub fn skip(test: &str, why: &str) {
+    println!("{test}: skipped: {why}");
+}
+
+/// Prints a measured figure.
+#[macro_export]
+macro_rules! figure {
+    ($($text:tt)*) => {
+        println!("    {}", format_args!($($text)*))
+    };
+}
