@@ -1,7 +1,7 @@
 //! The way to the controller: gRPC over our own connector, so that connections carry the proxy's mark and are
 //! secured by SPIFFE ids, with this proxy's certificate once it has one.
 //!
-//! What fails shows as the error of a call on the channel; callers try again after a pause of [`backoff`].
+//! What fails shows as the error of a call on the channel; callers try again after a pause.
 
 use std::io;
 use std::net::SocketAddr;

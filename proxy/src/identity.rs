@@ -111,7 +111,10 @@ impl Identity {
 
     async fn renew(&self) -> Result<Schedule, IdentityError> {
         let issued = self.certify().await?;
-        let schedule = self.install(&issued)?;
+        let (credentials, bundle, schedule) = self.read(&issued)?;
+        // The bundle first: the new certificate may be of a new root.
+        self.tls.set_bundle(bundle);
+        self.tls.set_credentials(credentials);
         tracing::info!(
             identity = %self.tls.identity().map(|id| id.to_string()).unwrap_or_default(),
             valid_for = ?schedule.life(),
@@ -157,8 +160,7 @@ impl Identity {
         })
     }
 
-    /// New connections use it from now on.
-    fn install(&self, issued: &Issued) -> Result<Schedule, IdentityError> {
+    fn read(&self, issued: &Issued) -> Result<(Credentials, TrustBundle, Schedule), IdentityError> {
         let response = issued.response.clone().unwrap_or_default();
         let bundle = TrustBundle::from_wire(response.bundle.ok_or(IdentityError::NoBundle)?)?;
         let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(issued.key.as_slice()));
@@ -172,9 +174,7 @@ impl Identity {
         )?;
         let issued_at = UNIX_EPOCH + Duration::from_secs(issued.at);
         let schedule = Schedule::new(issued_at, credentials.not_after(), fastrand::f64());
-        self.tls.set_bundle(bundle);
-        self.tls.set_credentials(credentials);
-        Ok(schedule)
+        Ok((credentials, bundle, schedule))
     }
 
     fn restore(&self) -> Option<Schedule> {
@@ -196,8 +196,13 @@ impl Identity {
             tracing::info!("the cached certificate is over");
             return None;
         }
-        match self.install(&issued) {
-            Ok(schedule) => {
+        match self.read(&issued) {
+            Ok((credentials, bundle, schedule)) => {
+                // Discovery's cache may have a later one.
+                if self.tls.bundle().is_none() {
+                    self.tls.set_bundle(bundle);
+                }
+                self.tls.set_credentials(credentials);
                 tracing::info!("starting with the cached certificate");
                 Some(schedule)
             }

@@ -18,7 +18,7 @@ use crate::metrics::{Metrics, telemetry};
 use crate::state_dir::StateDir;
 use crate::tls::Tls;
 use crate::worker::Parts;
-use crate::{access_log, control, drain, worker};
+use crate::{access_log, drain, worker};
 
 /// Runs the proxy until it has drained after SIGTERM or SIGINT.
 pub(crate) fn run(args: RunArgs) -> anyhow::Result<()> {
@@ -40,10 +40,12 @@ pub(crate) fn run(args: RunArgs) -> anyhow::Result<()> {
 
 async fn serve(config: Arc<Config>, log_level: LogLevel) -> anyhow::Result<()> {
     let mut terminate = Terminate::new()?;
+    // None of these tasks ends but by a panic. Without one of them the proxy would go stale unnoticed.
+    let mut control = JoinSet::new();
     let (tls, metrics) = (Tls::new(), Metrics::new());
     let (trigger, drain) = drain::channel(config.drain_timeout);
     let discovery = match &config.controller {
-        Some(controller) => follow_controller(controller, &config, &tls, &metrics)?,
+        Some(controller) => follow_controller(controller, &config, &tls, &metrics, &mut control)?,
         None => {
             tracing::info!("no controller: everything is passed through");
             Discovery::disconnected()
@@ -69,7 +71,7 @@ async fn serve(config: Arc<Config>, log_level: LogLevel) -> anyhow::Result<()> {
         drain,
         log_level,
     };
-    tokio::spawn(admin.listen()?);
+    control.spawn(admin.listen()?);
     tracing::info!(
         namespace = config.namespace,
         pod = config.pod,
@@ -88,6 +90,10 @@ async fn serve(config: Arc<Config>, log_level: LogLevel) -> anyhow::Result<()> {
             ended.context("a worker")??;
             anyhow::bail!("a worker ended without being asked to");
         }
+        Some(ended) = control.join_next() => {
+            ended.context("the control thread")?;
+            anyhow::bail!("a task of the control thread ended");
+        }
     }
     tokio::select! {
         ended = workers.join_all() => ended.into_iter().collect::<anyhow::Result<()>>()?,
@@ -103,6 +109,7 @@ fn follow_controller(
     config: &Arc<Config>,
     tls: &Tls,
     metrics: &Arc<Metrics>,
+    control: &mut JoinSet<()>,
 ) -> anyhow::Result<Discovery> {
     let controller = Arc::new(controller.clone());
     let state = config
@@ -119,10 +126,10 @@ fn follow_controller(
     let cache = state.clone().map(Cache::new);
     let (discovery, stream) = Stream::new(&config.namespace, &config.pod, tls.clone(), cache);
     let identity = Identity::new(controller.clone(), config.mark, tls.clone(), state);
-    let channel = control::channel(&controller, config.mark, tls);
-    tokio::spawn(identity.run());
-    tokio::spawn(stream.run(channel.clone()));
-    tokio::spawn(report(
+    let channel = crate::control::channel(&controller, config.mark, tls);
+    control.spawn(identity.run());
+    control.spawn(stream.run(channel.clone()));
+    control.spawn(report(
         channel,
         config.clone(),
         tls.clone(),

@@ -7,6 +7,7 @@ use prost::Message;
 
 use super::Discovery;
 use crate::state_dir::StateDir;
+use crate::tls::{Tls, TrustBundle};
 
 const FILE: &str = "discovery";
 
@@ -22,6 +23,8 @@ struct Stored {
     inbound: Option<v1::Inbound>,
     #[prost(message, repeated, tag = "2")]
     destinations: Vec<v1::Destination>,
+    #[prost(message, optional, tag = "3")]
+    bundle: Option<v1::TrustBundle>,
 }
 
 impl Cache {
@@ -30,8 +33,8 @@ impl Cache {
         Self { state }
     }
 
-    /// Gives `discovery` what an earlier process knew.
-    pub(super) fn restore(&self, discovery: &Discovery) {
+    /// Gives `discovery` and `tls` what an earlier process knew.
+    pub(super) fn restore(&self, discovery: &Discovery, tls: &Tls) {
         let content = self.state.read(FILE).map_err(|error| error.to_string());
         let stored = content.and_then(|content| match content {
             Some(content) => Stored::decode(content.as_slice())
@@ -55,14 +58,20 @@ impl Cache {
         {
             tracing::warn!(%error, "the cached view of this pod can't be used");
         }
+        if let Some(bundle) = stored.bundle {
+            match TrustBundle::from_wire(bundle) {
+                Ok(bundle) => tls.set_bundle(bundle),
+                Err(error) => tracing::warn!(%error, "the cached trust bundle can't be used"),
+            }
+        }
         tracing::info!(
             destinations = count,
             "starting with the cached view of the mesh"
         );
     }
 
-    /// Writes what `discovery` knows, if that changed since the last call.
-    pub(super) fn save(&self, discovery: &Discovery) {
+    /// Writes what `discovery` and `tls` know, if that changed since the last call.
+    pub(super) fn save(&self, discovery: &Discovery, tls: &Tls) {
         let stored = {
             let mut world = discovery.world();
             if !world.take_changed() {
@@ -75,6 +84,7 @@ impl Cache {
                     .iter()
                     .map(|known| (&**known).into())
                     .collect(),
+                bundle: tls.bundle().map(|bundle| bundle.to_wire()),
             }
         };
         if let Err(error) = self.state.write(FILE, &stored.encode_to_vec()) {

@@ -54,7 +54,7 @@ impl Stream {
     pub fn new(namespace: &str, pod: &str, tls: Tls, cache: Option<Cache>) -> (Discovery, Self) {
         let (discovery, met) = Discovery::connected_by_stream(namespace, pod);
         if let Some(cache) = &cache {
-            cache.restore(&discovery);
+            cache.restore(&discovery, &tls);
         }
         let hello = Hello {
             namespace: namespace.to_owned(),
@@ -161,7 +161,10 @@ impl Stream {
     fn apply(&self, update: DiscoveryUpdate) -> Result<(), Rejected> {
         let mut world = self.discovery.world();
         match update.kind.ok_or(UpdateError::UnknownKind)? {
-            Update::Bundle(bundle) => self.tls.set_bundle(TrustBundle::from_wire(bundle)?),
+            Update::Bundle(bundle) => {
+                self.tls.set_bundle(TrustBundle::from_wire(bundle)?);
+                world.note_change();
+            }
             Update::Inbound(inbound) => world.set_inbound(inbound)?,
             Update::Destination(destination) => world.set(destination)?,
             Update::Delta(delta) => world.change(delta)?,
@@ -176,7 +179,7 @@ impl Stream {
             .world()
             .forget_idle(Instant::now(), is_connected);
         if let Some(cache) = &self.cache {
-            cache.save(&self.discovery);
+            cache.save(&self.discovery, &self.tls);
         }
         forgotten
     }

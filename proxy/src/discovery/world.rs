@@ -228,6 +228,11 @@ impl World {
         forgotten
     }
 
+    /// Something changed that is cached with this.
+    pub(super) fn note_change(&mut self) {
+        self.changed = true;
+    }
+
     /// Whether anything that is cached changed since the last call.
     pub(super) fn take_changed(&mut self) -> bool {
         mem::take(&mut self.changed)

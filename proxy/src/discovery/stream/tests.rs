@@ -158,7 +158,7 @@ async fn asks_answers_and_comes_back() {
 async fn a_restarted_proxy_starts_from_its_cache() {
     let folder = tempfile::tempdir().unwrap();
     let cache = || Some(Cache::new(StateDir::open(folder.path()).unwrap()));
-    let tls = Authority::new().trusted("web");
+    let (ca, tls) = (Authority::new(), Authority::new().trusted("web"));
 
     let (discovery, stream) = Stream::new("shop", "web-1", tls.clone(), cache());
     drop(discovery.watch(address()));
@@ -167,10 +167,20 @@ async fn a_restarted_proxy_starts_from_its_cache() {
         kind: Some(outside()),
     };
     assert_eq!(stream.answer(update), ack(1));
+    let rotated = Update::Bundle(ca.bundle().to_wire());
+    assert_eq!(
+        stream.answer(DiscoveryUpdate {
+            version: 2,
+            kind: Some(rotated)
+        }),
+        ack(2)
+    );
     stream.upkeep();
     drop((discovery, stream));
 
-    let (discovery, _stream) = Stream::new("shop", "web-1", tls, cache());
+    let tls = Tls::new();
+    let (discovery, _stream) = Stream::new("shop", "web-1", tls.clone(), cache());
+    assert_eq!(tls.bundle().unwrap().roots(), ca.bundle().roots());
     let known = discovery.watch(address()).borrow().clone();
     assert_eq!(known.map(|known| known.address), Some(address()));
     assert!(!discovery.is_connected());
