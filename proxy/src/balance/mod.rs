@@ -10,6 +10,7 @@ mod backoff;
 mod breaker;
 mod budget;
 mod ewma;
+mod lots;
 mod pick;
 #[cfg(test)]
 mod simulation;

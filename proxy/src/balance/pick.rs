@@ -4,11 +4,11 @@
 //! them, without the herd that runs to the best one (Mitzenmacher, "The Power of Two Choices in Randomized
 //! Load Balancing").
 //!
-//! Weights: an endpoint of weight w is drawn as if there were w of it (weights are first divided by what they
-//! have in common). Between equally loaded endpoints, each then gets exactly its share, also of only two; that
-//! an endpoint with more requests sees higher peaks must not undo it, so that loads count as equal while they
-//! are near each other. A pair may be twice the same endpoint, which would send a slow endpoint the square of
-//! its share whatever its load; so a third one is drawn then, and wins if it is clearly better.
+//! Weights: an endpoint of weight w is drawn as if there were w of it, so that between equally loaded ones
+//! each gets its share. That an endpoint with more requests sees higher peaks must not undo it: where weights
+//! differ, loads count as equal while they are near each other. A pair may then be twice the same endpoint,
+//! which would send a slow endpoint the square of its share whatever its load; so a third one is drawn, and
+//! wins if it is clearly better.
 
 use std::{
     net::SocketAddr,
@@ -17,7 +17,7 @@ use std::{
 
 use hashbrown::HashMap;
 
-use super::{BalanceConfig, BreakerState, Outcome, breaker::Breaker, ewma::Ewma};
+use super::{BalanceConfig, BreakerState, Outcome, breaker::Breaker, ewma::Ewma, lots::Lots};
 
 /// Where weights differ, loads are equal up to this factor.
 const NEARLY: f64 = 1.5;
@@ -35,9 +35,7 @@ pub struct Balancer<T> {
     free: Vec<u32>,
     by_address: HashMap<SocketAddr, u32, foldhash::fast::RandomState>,
     /// Slots of the endpoints with a weight that are not ejected.
-    ready: Vec<u32>,
-    /// Where each of `ready` ends in the running sum of their weights; empty while all weights are equal.
-    ends: Vec<u64>,
+    ready: Lots,
     /// Endpoints with a weight; how many of them are ejected.
     weighted: usize,
     ejected: usize,
@@ -111,8 +109,7 @@ impl<T> Balancer<T> {
             slots: Vec::new(),
             free: Vec::new(),
             by_address: HashMap::default(),
-            ready: Vec::new(),
-            ends: Vec::new(),
+            ready: Lots::default(),
             weighted: 0,
             ejected: 0,
             next_probe: None,
@@ -303,110 +300,54 @@ impl<T> Balancer<T> {
         exclude: Option<SocketAddr>,
         rng: &mut fastrand::Rng,
     ) -> Option<u32> {
-        let excluded = exclude
-            .and_then(|address| self.by_address.get(&address))
-            .and_then(|slot| self.ready.iter().position(|ready| ready == slot));
-        let mut hole = self.tickets(excluded);
-        let all = self.tickets_total();
-        let mut total = all - (hole.1 - hole.0);
-        if total == 0 {
-            (hole, total) = ((0, 0), all);
-        }
-        if total == 0 {
-            return None;
-        }
-        let first = rng.u64(0..total);
-        let one = self.holder(first, hole);
-        if total == 1 {
-            return Some(self.ready[one]);
-        }
-        // Two different tickets.
-        let second = rng.u64(0..total - 1);
-        let two = self.holder(second + u64::from(second >= first), hole);
-        if one != two {
-            let tolerance = if self.ends.is_empty() { 1.0 } else { NEARLY };
-            let better = self.load(two, now) * tolerance < self.load(one, now);
-            return Some(self.ready[if better { two } else { one }]);
-        }
-        let own = self.tickets(Some(one));
-        let others = all - (own.1 - own.0);
-        if excluded.is_some() || others == 0 {
-            return Some(self.ready[one]);
-        }
-        let third = self.holder(rng.u64(0..others), own);
-        let better = self.load(third, now) * CLEARLY < self.load(one, now);
-        Some(self.ready[if better { third } else { one }])
-    }
-
-    fn load(&mut self, ready: usize, now: Instant) -> f64 {
-        let slot = self.ready[ready] as usize;
-        match &mut self.slots[slot].endpoint {
-            Some(endpoint) => endpoint.ewma.load(&self.config.ewma, endpoint.pending, now),
-            None => f64::INFINITY,
-        }
-    }
-
-    /// Each ready endpoint holds as many tickets as its weight.
-    fn tickets_total(&self) -> u64 {
-        self.ends.last().copied().unwrap_or(self.ready.len() as u64)
-    }
-
-    /// The tickets of one ready endpoint; none without one.
-    fn tickets(&self, ready: Option<usize>) -> (u64, u64) {
-        match ready {
-            None => (0, 0),
-            Some(index) if self.ends.is_empty() => (index as u64, index as u64 + 1),
-            Some(0) => (0, self.ends[0]),
-            Some(index) => (self.ends[index - 1], self.ends[index]),
-        }
-    }
-
-    /// Who holds a ticket, counting past the tickets in `hole`. Constant time while all weights are equal,
-    /// else a binary search.
-    fn holder(&self, ticket: u64, hole: (u64, u64)) -> usize {
-        let ticket = if ticket < hole.0 {
-            ticket
+        let excluded = exclude.and_then(|address| self.by_address.get(&address));
+        let excluded = excluded.and_then(|slot| self.ready.position(*slot));
+        let drawn = self.ready.draw_two(excluded, rng);
+        let (one, two) = drawn.or_else(|| self.ready.draw_two(None, rng))?;
+        let (other, tolerance) = if one != two {
+            let tolerance = if self.ready.are_equal() { 1.0 } else { NEARLY };
+            (Some(two), tolerance)
+        } else if excluded.is_none() {
+            (self.ready.draw(Some(one), rng), CLEARLY)
         } else {
-            ticket + (hole.1 - hole.0)
+            (None, CLEARLY)
         };
-        if self.ends.is_empty() {
-            ticket as usize
-        } else {
-            self.ends.partition_point(|end| *end <= ticket)
+        let one = self.ready.slot(one);
+        let Some(other) = other.map(|position| self.ready.slot(position)) else {
+            return Some(one);
+        };
+        let better = self.load(other, now) * tolerance < self.load(one, now);
+        Some(if better { other } else { one })
+    }
+
+    fn load(&mut self, slot: u32, now: Instant) -> f64 {
+        match &mut self.slots[slot as usize].endpoint {
+            Some(endpoint) => endpoint.ewma.load(&self.config.ewma, endpoint.pending, now),
+            // Invariant: `ready` names filled slots only.
+            None => f64::INFINITY,
         }
     }
 
     /// Brings what is derived from the endpoints up to date: after an update, an ejection, a probe.
     fn rebuild(&mut self) {
         (self.weighted, self.ejected, self.next_probe) = (0, 0, None);
-        self.ready.clear();
-        self.ends.clear();
-        let (mut total, mut common) = (0u64, 0u64);
-        for (index, slot) in self.slots.iter().enumerate() {
-            let Some(endpoint) = slot
-                .endpoint
-                .as_ref()
+        let endpoints = self.slots.iter().zip(0u32..);
+        let weighted = endpoints.filter_map(|(slot, index)| {
+            let endpoint = slot.endpoint.as_ref();
+            endpoint
                 .filter(|endpoint| endpoint.weight > 0)
-            else {
-                continue;
-            };
+                .map(|endpoint| (index, endpoint))
+        });
+        let ready = weighted.filter_map(|(index, endpoint)| {
             self.weighted += 1;
-            if let Some(at) = endpoint.breaker.probe_at() {
-                self.ejected += 1;
-                self.next_probe = Some(self.next_probe.map_or(at, |first| first.min(at)));
-                continue;
-            }
-            total += u64::from(endpoint.weight);
-            common = greatest_common_divisor(common, endpoint.weight.into());
-            self.ready.push(index as u32);
-            self.ends.push(total);
-        }
-        if common * self.ready.len() as u64 == total {
-            // All have the same weight.
-            self.ends.clear();
-        } else {
-            self.ends.iter_mut().for_each(|end| *end /= common);
-        }
+            let Some(at) = endpoint.breaker.probe_at() else {
+                return Some((index, endpoint.weight));
+            };
+            self.ejected += 1;
+            self.next_probe = Some(self.next_probe.map_or(at, |first| first.min(at)));
+            None
+        });
+        self.ready.refill(ready);
     }
 
     fn insert(&mut self, endpoint: Endpoint<T>) {
@@ -445,14 +386,6 @@ impl<T> Balancer<T> {
         self.slots
             .iter_mut()
             .filter_map(|slot| slot.endpoint.as_mut())
-    }
-}
-
-fn greatest_common_divisor(a: u64, b: u64) -> u64 {
-    if b == 0 {
-        a
-    } else {
-        greatest_common_divisor(b, a % b)
     }
 }
 

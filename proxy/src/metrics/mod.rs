@@ -167,10 +167,11 @@ impl Metrics {
         merged
     }
 
-    /// Notes a new certificate. `expires`: seconds since the Unix epoch.
-    pub fn certificate(&self, expires: u64) {
-        self.certificate_expires.store(expires, Relaxed);
-        self.certificates.fetch_add(1, Relaxed);
+    /// Notes the certificate in use. `expires`: seconds since the Unix epoch.
+    fn certificate(&self, expires: u64) {
+        if self.certificate_expires.swap(expires, Relaxed) != expires {
+            self.certificates.fetch_add(1, Relaxed);
+        }
     }
 
     fn register(&self, peer: Arc<PeerSeries>) {

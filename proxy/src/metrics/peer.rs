@@ -297,11 +297,11 @@ impl PeerMetrics {
 
     fn count_status(&self, mut status: Status) {
         let mut statuses = self.statuses.borrow_mut();
-        let find = |statuses: &[Arc<StatusSeries>], status| {
-            let position = statuses.iter().position(|known| known.status == status)?;
-            Some(statuses[position].count.add(1))
+        let count = |statuses: &[Arc<StatusSeries>], status| {
+            let known = statuses.iter().find(|known| known.status == status);
+            known.map(|known| known.count.add(1)).is_some()
         };
-        if find(&statuses, status).is_some() {
+        if count(&statuses, status) {
             return;
         }
         if statuses.len() >= MAX_STATUSES {
@@ -311,7 +311,7 @@ impl PeerMetrics {
                 grpc: None,
                 ..status
             };
-            if find(&statuses, status).is_some() {
+            if count(&statuses, status) {
                 return;
             }
         }

@@ -62,6 +62,9 @@ struct Snapshot {
     process: Process,
 }
 
+/// A metric's name, its help, and where its value comes from.
+type Figure<T, V> = (&'static str, &'static str, fn(&T) -> V);
+
 #[derive(Debug)]
 struct PeerSums {
     open: u64,
@@ -155,7 +158,7 @@ impl Snapshot {
         for (labels, peer) in &self.peers {
             gauge(&mut metric, labels, peer.open as f64)?;
         }
-        let counters: [(_, _, fn(&PeerSums) -> u64); 4] = [
+        let counters: [Figure<PeerSums, u64>; 4] = [
             ("tcp_open", "Connections made or accepted", |peer| {
                 peer.opened
             }),
@@ -186,7 +189,7 @@ impl Snapshot {
     }
 
     fn endpoints(&self, out: &mut Out<'_>) -> fmt::Result {
-        let gauges: [(_, _, fn(&EndpointLoad) -> f64); 4] = [
+        let gauges: [Figure<EndpointLoad, f64>; 4] = [
             (
                 "outbound_endpoint_rtt_seconds",
                 "Peak-EWMA of an endpoint's round-trip time",

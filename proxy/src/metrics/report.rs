@@ -25,6 +25,7 @@ const MAX_REQUESTS: usize = 4_000;
 /// Everything since the last call. What is returned counts as reported.
 pub(super) fn take(metrics: &Metrics, reporter: Reporter, window: Duration) -> TelemetryReport {
     let peers: Vec<Arc<PeerSeries>> = lock(&metrics.peers).clone();
+    metrics.certificate(reporter.certificate_expires);
     let (taps, taps_dropped) = metrics.tap.take();
     TelemetryReport {
         namespace: reporter.namespace,

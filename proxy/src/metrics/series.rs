@@ -60,15 +60,15 @@ impl Latencies {
 
     /// The buckets that are not empty, ascending, with their counts.
     pub(super) fn filled(&self) -> impl Iterator<Item = (usize, u64)> {
-        let chunks = self
-            .chunks
-            .iter()
-            .enumerate()
-            .filter_map(|(i, chunk)| Some((i, chunk.get()?)));
-        let buckets = |(i, chunk): (usize, &Box<[Counter; CHUNK]>)| -> [(usize, u64); CHUNK] {
-            array::from_fn(|offset| (i * CHUNK + offset, chunk[offset].value()))
-        };
-        chunks.flat_map(buckets).filter(|(_, count)| *count > 0)
+        let chunks = self.chunks.iter().enumerate();
+        let counts = chunks.flat_map(|(i, chunk)| {
+            let chunk = chunk
+                .get()
+                .map(|chunk| chunk.each_ref().map(Counter::value));
+            let counts = chunk.into_iter().flatten().enumerate();
+            counts.map(move |(offset, count)| (i * CHUNK + offset, count))
+        });
+        counts.filter(|(_, count)| *count > 0)
     }
 
     /// Adds what another one counted.

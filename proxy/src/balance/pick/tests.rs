@@ -49,7 +49,7 @@ fn fail(balancer: &mut Balancer<usize>, index: usize, times: usize, now: Instant
 
 #[test]
 fn equal_replicas_get_equal_shares() {
-    for (rps, seed) in [(20, 1), (500, 2), (5000, 3)] {
+    for (rps, seed) in [(20, 1), (500, 2), (2000, 3)] {
         let mut simulation = Simulation::new([(1, 10 * MS); 4], seed);
         simulation.open_loop(rps, 20_000 * S / rps);
         let shares = simulation.shares();
@@ -63,7 +63,7 @@ fn equal_replicas_get_equal_shares() {
 #[test]
 fn a_slow_replica_gets_under_five_percent_and_is_found_again() {
     for latency in [MS, 5 * MS, 20 * MS] {
-        for rps in [20, 100, 1000] {
+        for rps in [20, 100, 500] {
             let replicas = [(1, latency), (1, latency + 200 * MS), (1, latency)];
             let mut simulation = Simulation::new(replicas, u64::from(rps));
             simulation.open_loop(rps, 60 * S);

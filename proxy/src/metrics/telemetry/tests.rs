@@ -43,7 +43,9 @@ impl Telemetry for Controller {
         let sender = self.reports.clone();
         let reports = request.into_inner().take(self.hang_up_after);
         let commands = reports.filter_map(move |report| {
-            let _ = report.map(|report| sender.send(report));
+            if let Ok(report) = report {
+                let _ = sender.send(report);
+            }
             std::future::ready(None)
         });
         Ok(Response::new(Box::pin(
