@@ -1,0 +1,294 @@
+//! From objects to answers: what is behind an address, and what is in front of a pod.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+};
+
+use mesh_api::v1::{self, Protocol};
+
+use super::{
+    destination::{Destination, Kind},
+    objects::Objects,
+    protocol::{Ports, hint, opaque_by_default},
+    record::{Name, Pod, Service, ServicePort, Slice, SliceEndpoint},
+};
+
+/// An annotation may name ranges; a policy lists at most so many ports that nothing else is known of.
+const MAX_LISTED_PORTS: usize = 2048;
+
+impl Objects {
+    /// The state of a destination now.
+    pub fn destination(&self, address: SocketAddr) -> Destination {
+        let at_ip = self.services_by_ip.of(&address.ip()).next();
+        if let Some((name, service)) = at_ip.and_then(|name| self.services.get_key_value(name)) {
+            return match service
+                .ports
+                .iter()
+                .find(|port| port.port == address.port())
+            {
+                Some(port) => self.behind_service(address, name, service, port),
+                // Nothing listens there: what the kernel answers is as true as anything.
+                None => outside(address),
+            };
+        }
+        match self.pod_at(address.ip()) {
+            Some((name, pod)) => self.behind_pod(address, name, pod),
+            None => outside(address),
+        }
+    }
+
+    /// The inbound policy of a pod now. Of a pod that is not known yet: what holds for every pod.
+    pub fn inbound(&self, name: &Name) -> v1::Inbound {
+        let pod = self.pods.get(name);
+        let explicit = self.explicit_opaque(name, pod);
+        let mut ports: BTreeSet<u16> = pod
+            .iter()
+            .flat_map(|pod| pod.ports.iter().copied())
+            .collect();
+        match explicit {
+            Some(opaque) => ports.extend(opaque.iter().take(MAX_LISTED_PORTS)),
+            None => ports.extend(mesh_api::names::DEFAULT_OPAQUE_PORTS),
+        }
+        let slices = pod
+            .map(|pod| self.slices_of_pod(name, pod))
+            .unwrap_or_default();
+        ports.extend(
+            slices
+                .iter()
+                .flat_map(|slice| slice.ports.iter().map(|(_, port)| *port)),
+        );
+        let known = ports.into_iter().filter_map(|port| {
+            let (protocol, service) = self.port_of_pod(name, pod, &slices, port);
+            (protocol != Protocol::Detect || service.is_some()).then(|| v1::InboundPort {
+                port: port.into(),
+                protocol: protocol.into(),
+                service,
+            })
+        });
+        v1::Inbound {
+            ports: known.collect(),
+            workload: Some(pod.map_or_else(
+                || v1::Workload {
+                    namespace: name.namespace.to_string(),
+                    kind: "pod".into(),
+                    name: name.name.to_string(),
+                },
+                |pod| pod.workload.clone(),
+            )),
+            zone: pod.map(|pod| pod.zone.clone()).unwrap_or_default(),
+        }
+    }
+
+    /// The pods behind a Service, ready or not.
+    pub fn pods_of_service(&self, name: &Name) -> BTreeSet<&Name> {
+        let slices = self
+            .slices_by_service
+            .of(name)
+            .filter_map(|slice| self.slices.get(slice));
+        let endpoints = slices.flat_map(|slice| &slice.endpoints);
+        endpoints
+            .filter_map(|endpoint| Some(self.pod_of(endpoint)?.0))
+            .collect()
+    }
+
+    fn behind_service(
+        &self,
+        address: SocketAddr,
+        name: &Name,
+        service: &Service,
+        port: &ServicePort,
+    ) -> Destination {
+        let mut endpoints = BTreeMap::new();
+        let mut opaque_pod = false;
+        let mut opaque_target = opaque_by_default(port.port);
+        for slice in self
+            .slices_by_service
+            .of(name)
+            .filter_map(|slice| self.slices.get(slice))
+        {
+            for target in slice
+                .ports
+                .iter()
+                .filter(|(of, _)| *of == port.name)
+                .map(|(_, to)| *to)
+            {
+                let family = |endpoint: &&SliceEndpoint| endpoint.ip.is_ipv4() == address.is_ipv4();
+                for endpoint in slice.endpoints.iter().filter(|e| e.usable).filter(family) {
+                    let pod = self.pod_of(endpoint);
+                    if pod.is_none() && endpoint.pod.is_some() {
+                        // The slice is ahead of its pod. Whether the pod is meshed is not known, so that
+                        // dialling it now might send in clear what has to be secured.
+                        continue;
+                    }
+                    opaque_target |= opaque_by_default(target);
+                    opaque_pod |= pod.is_some_and(|(_, pod)| {
+                        pod.opaque
+                            .as_ref()
+                            .is_some_and(|ports| ports.contains(target))
+                    });
+                    let at = SocketAddr::new(endpoint.ip, target);
+                    endpoints.insert(at, self.endpoint(at, pod, &endpoint.zone));
+                }
+            }
+        }
+        let explicit = service
+            .opaque
+            .as_ref()
+            .or_else(|| self.namespace_opaque(&name.namespace));
+        let protocol = match explicit {
+            _ if opaque_pod => Protocol::Opaque,
+            Some(ports) if ports.contains(port.port) => Protocol::Opaque,
+            explicit => match port.app_protocol.as_deref().and_then(hint) {
+                Some(hinted) => hinted,
+                None if explicit.is_none() && opaque_target => Protocol::Opaque,
+                None => Protocol::Detect,
+            },
+        };
+        Destination {
+            address,
+            kind: Kind::Service(service_port(name, port)),
+            protocol,
+            endpoints,
+        }
+    }
+
+    fn behind_pod(&self, address: SocketAddr, name: &Name, pod: &Pod) -> Destination {
+        let slices = self.slices_of_pod(name, pod);
+        let (protocol, _) = self.port_of_pod(name, Some(pod), &slices, address.port());
+        let endpoint = self.endpoint(address, Some((name, pod)), &pod.zone);
+        Destination {
+            address,
+            kind: Kind::Pod(pod.workload.clone()),
+            protocol,
+            endpoints: BTreeMap::from([(address, endpoint)]),
+        }
+    }
+
+    fn endpoint(
+        &self,
+        address: SocketAddr,
+        pod: Option<(&Name, &Pod)>,
+        zone: &str,
+    ) -> v1::Endpoint {
+        // Ports that are not redirected reach the app itself, which does not speak the mesh's TLS.
+        let meshed = pod.filter(|(_, pod)| pod.meshed && !pod.skipped.contains(address.port()));
+        let identity = meshed.and_then(|(name, pod)| self.identity(name, pod));
+        v1::Endpoint {
+            address: Some(address.into()),
+            weight: 1,
+            identity: identity.map(|id| id.to_string()).unwrap_or_default(),
+            workload: pod.map(|(_, pod)| pod.workload.clone()),
+            pod: pod
+                .map(|(name, _)| name.name.to_string())
+                .unwrap_or_default(),
+            zone: zone.to_owned(),
+        }
+    }
+
+    /// What is known of a pod's port, and the Service in front of it. A client's proxy and the pod's own
+    /// proxy are told the same.
+    fn port_of_pod(
+        &self,
+        name: &Name,
+        pod: Option<&Pod>,
+        slices: &[&Slice],
+        port: u16,
+    ) -> (Protocol, Option<v1::ServicePort>) {
+        let explicit = self.explicit_opaque(name, pod);
+        let front = self.front(slices, port);
+        let service = front.map(|(name, _, port)| service_port(name, port));
+        let protocol = if explicit.is_some_and(|ports| ports.contains(port)) {
+            Protocol::Opaque
+        } else if let Some((name, service, front)) = front {
+            let annotated = service
+                .opaque
+                .as_ref()
+                .or_else(|| self.namespace_opaque(&name.namespace));
+            let by_default = || opaque_by_default(port) || opaque_by_default(front.port);
+            match front.app_protocol.as_deref().and_then(hint) {
+                _ if annotated.is_some_and(|ports| ports.contains(front.port)) => Protocol::Opaque,
+                Some(hinted) => hinted,
+                None if explicit.is_none() && annotated.is_none() && by_default() => {
+                    Protocol::Opaque
+                }
+                None => Protocol::Detect,
+            }
+        } else if explicit.is_none() && opaque_by_default(port) {
+            Protocol::Opaque
+        } else {
+            Protocol::Detect
+        };
+        (protocol, service)
+    }
+
+    /// The Service through which clients reach a pod's port; of several, one with a ClusterIP, then the first
+    /// by name.
+    fn front(&self, slices: &[&Slice], port: u16) -> Option<(&Name, &Service, &ServicePort)> {
+        let fronts = slices.iter().flat_map(|slice| {
+            let (name, service) = self.services.get_key_value(&slice.service)?.into();
+            let names = slice.ports.iter().filter(move |(_, to)| *to == port);
+            Some(names.filter_map(move |(of, _)| {
+                let port = service.ports.iter().find(|port| port.name == *of)?;
+                Some((name, service, port))
+            }))
+        });
+        fronts
+            .flatten()
+            .min_by_key(|(name, service, port)| (service.cluster_ips.is_empty(), *name, port.port))
+    }
+
+    /// The slices that list this pod.
+    fn slices_of_pod(&self, name: &Name, pod: &Pod) -> Vec<&Slice> {
+        let is_own = |ip: &&IpAddr| self.pod_at(**ip).is_some_and(|(owner, _)| owner == name);
+        let by_ip = pod
+            .ips
+            .iter()
+            .filter(is_own)
+            .flat_map(|ip| self.slices_by_ip.of(ip));
+        let names: BTreeSet<&Name> = self.slices_by_pod.of(name).chain(by_ip).collect();
+        names
+            .into_iter()
+            .filter_map(|slice| self.slices.get(slice))
+            .collect()
+    }
+
+    /// The pod that an endpoint names, else the one that has its address (slices that people write by hand
+    /// name none).
+    fn pod_of(&self, endpoint: &SliceEndpoint) -> Option<(&Name, &Pod)> {
+        match &endpoint.pod {
+            Some(name) => self.pods.get_key_value(name),
+            None => self.pod_at(endpoint.ip),
+        }
+    }
+
+    fn explicit_opaque<'a>(&'a self, name: &Name, pod: Option<&'a Pod>) -> Option<&'a Ports> {
+        pod.and_then(|pod| pod.opaque.as_ref())
+            .or_else(|| self.namespace_opaque(&name.namespace))
+    }
+
+    fn namespace_opaque(&self, namespace: &str) -> Option<&Ports> {
+        self.namespaces.get(namespace)?.opaque.as_ref()
+    }
+}
+
+fn outside(address: SocketAddr) -> Destination {
+    Destination {
+        address,
+        kind: Kind::Outside,
+        protocol: if opaque_by_default(address.port()) {
+            Protocol::Opaque
+        } else {
+            Protocol::Detect
+        },
+        endpoints: BTreeMap::new(),
+    }
+}
+
+fn service_port(name: &Name, port: &ServicePort) -> v1::ServicePort {
+    v1::ServicePort {
+        namespace: name.namespace.to_string(),
+        name: name.name.to_string(),
+        port: port.port.into(),
+    }
+}

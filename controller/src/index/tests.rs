@@ -1,0 +1,532 @@
+use std::{collections::BTreeMap, net::Ipv4Addr, time::Instant};
+
+use mesh_api::v1::Protocol;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::source::{Object, ObjectKey};
+
+fn applied(value: Value) -> Event {
+    let object = match value["kind"].as_str().unwrap() {
+        "Namespace" => Object::Namespace(serde_json::from_value(value).unwrap()),
+        "Pod" => Object::Pod(serde_json::from_value(value).unwrap()),
+        "Service" => Object::Service(serde_json::from_value(value).unwrap()),
+        _ => Object::EndpointSlice(serde_json::from_value(value).unwrap()),
+    };
+    Event::Applied(Box::new(object))
+}
+
+fn namespace(name: &str, annotations: Value) -> Event {
+    applied(
+        json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "annotations": annotations}}),
+    )
+}
+
+fn pod(name: &str, ips: &[&str], annotations: Value) -> Event {
+    let ips: Vec<Value> = ips.iter().map(|ip| json!({"ip": ip})).collect();
+    applied(json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {
+            "namespace": "shop", "name": name, "annotations": annotations,
+            "ownerReferences": [{"apiVersion": "apps/v1", "kind": "Deployment", "name": "web", "uid": "1", "controller": true}],
+        },
+        "spec": {"serviceAccountName": "web-account", "containers": [{"name": "web", "ports": [{"containerPort": 8080}]}]},
+        "status": {"phase": "Running", "podIPs": ips},
+    }))
+}
+
+fn meshed(name: &str, ip: &str) -> Event {
+    pod(name, &[ip], json!({"mesh.internal/proxy": "true"}))
+}
+
+fn service(ips: &[&str], port: Value, annotations: Value) -> Event {
+    applied(json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {"namespace": "shop", "name": "web", "annotations": annotations},
+        "spec": {"clusterIPs": ips, "ports": [port]},
+    }))
+}
+
+fn slice(name: &str, port: Value, endpoints: &[(&str, &str, Value)]) -> Event {
+    let endpoints: Vec<Value> = endpoints
+        .iter()
+        .map(|(ip, pod, conditions)| {
+            json!({"addresses": [ip], "conditions": conditions, "targetRef": {"kind": "Pod", "namespace": "shop", "name": pod}})
+        })
+        .collect();
+    applied(json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+        "metadata": {"namespace": "shop", "name": name, "labels": {"kubernetes.io/service-name": "web"}},
+        "ports": [port], "endpoints": endpoints,
+    }))
+}
+
+fn at(text: &str) -> SocketAddr {
+    text.parse().unwrap()
+}
+
+/// A Service `web` 10.96.0.10:80 → 8080 over two pods, `a` meshed and `b` not.
+fn shop() -> Index {
+    let mut index = Index::new("cluster.local");
+    index.apply(meshed("a", "10.244.0.2"));
+    index.apply(pod("b", &["10.244.0.3"], json!({})));
+    index.apply(service(
+        &["10.96.0.10"],
+        json!({"name": "http", "port": 80}),
+        json!({}),
+    ));
+    index.apply(slice(
+        "web-1",
+        json!({"name": "http", "port": 8080}),
+        &[
+            ("10.244.0.2", "a", json!({"ready": true})),
+            ("10.244.0.3", "b", json!({})),
+        ],
+    ));
+    index
+}
+
+#[test]
+fn a_service_is_its_ready_endpoints() {
+    let mut index = shop();
+    let destination = index.watch_destination(at("10.96.0.10:80"));
+    assert!(
+        matches!(&destination.kind, Kind::Service(service) if service.name == "web" && service.port == 80)
+    );
+    assert_eq!(destination.endpoints.len(), 2);
+    let a = &destination.endpoints[&at("10.244.0.2:8080")];
+    assert_eq!(a.identity, "spiffe://cluster.local/ns/shop/sa/web-account");
+    assert_eq!(a.workload.as_ref().unwrap().to_string(), "deployment/web");
+    assert_eq!((a.pod.as_str(), a.weight), ("a", 1));
+    assert_eq!(
+        destination.endpoints[&at("10.244.0.3:8080")].identity,
+        "",
+        "not meshed"
+    );
+
+    for conditions in [
+        json!({"ready": false}),
+        json!({"ready": true, "terminating": true}),
+    ] {
+        let changes = index.apply(slice(
+            "web-1",
+            json!({"name": "http", "port": 8080}),
+            &[
+                ("10.244.0.2", "a", conditions),
+                ("10.244.0.3", "b", json!({})),
+            ],
+        ));
+        for change in changes.destinations {
+            let delta = change.delta.unwrap();
+            assert_eq!(
+                (delta.upsert.len(), &delta.remove[..]),
+                (0, &[at("10.244.0.2:8080")][..])
+            );
+        }
+        assert_eq!(
+            index.watch_destination(at("10.96.0.10:80")).endpoints.len(),
+            1
+        );
+    }
+}
+
+#[test]
+fn other_addresses() {
+    let mut index = shop();
+    assert_eq!(
+        index.watch_destination(at("10.96.0.10:81")).kind,
+        Kind::Outside
+    );
+    assert_eq!(
+        index.watch_destination(at("93.184.216.34:443")).kind,
+        Kind::Outside
+    );
+    let pod = index.watch_destination(at("10.244.0.2:9999"));
+    assert!(matches!(&pod.kind, Kind::Pod(workload) if workload.name == "web"));
+    assert_eq!(
+        pod.endpoints.keys().collect::<Vec<_>>(),
+        [&at("10.244.0.2:9999")]
+    );
+    let skipped = index.watch_destination(at("10.244.0.2:4567"));
+    assert_eq!(
+        skipped.endpoints[&at("10.244.0.2:4567")].identity,
+        "",
+        "its proxy does not see this port"
+    );
+    let gone = index.apply(Event::Deleted(ObjectKey {
+        kind: crate::source::Kind::Pod,
+        namespace: "shop".into(),
+        name: "a".into(),
+    }));
+    assert!(
+        gone.destinations
+            .iter()
+            .all(|change| change.after.kind == Kind::Outside)
+    );
+    assert_eq!(gone.destinations.len(), 2);
+}
+
+#[test]
+fn an_endpoint_ahead_of_its_pod_is_not_dialled_in_clear() {
+    let mut index = Index::new("cluster.local");
+    index.apply(service(&["10.96.0.10"], json!({"port": 80}), json!({})));
+    index.apply(slice(
+        "web-1",
+        json!({"port": 8080}),
+        &[("10.244.0.2", "a", json!({}))],
+    ));
+    assert!(
+        index
+            .watch_destination(at("10.96.0.10:80"))
+            .endpoints
+            .is_empty()
+    );
+    let changes = index.apply(meshed("a", "10.244.0.2"));
+    assert_ne!(
+        changes.destinations[0].after.endpoints[&at("10.244.0.2:8080")].identity,
+        ""
+    );
+}
+
+#[test]
+fn both_families() {
+    let mut index = Index::new("cluster.local");
+    index.apply(pod("a", &["10.244.0.2", "fd00::2"], json!({})));
+    index.apply(service(
+        &["10.96.0.10", "fd00:96::10"],
+        json!({"port": 80}),
+        json!({}),
+    ));
+    index.apply(slice(
+        "v4",
+        json!({"port": 8080}),
+        &[("10.244.0.2", "a", json!({}))],
+    ));
+    index.apply(slice(
+        "v6",
+        json!({"port": 8080}),
+        &[("fd00::2", "a", json!({}))],
+    ));
+    let keys = |address: &str, index: &mut Index| -> Vec<SocketAddr> {
+        index
+            .watch_destination(at(address))
+            .endpoints
+            .keys()
+            .copied()
+            .collect()
+    };
+    assert_eq!(keys("10.96.0.10:80", &mut index), [at("10.244.0.2:8080")]);
+    assert_eq!(keys("[fd00:96::10]:80", &mut index), [at("[fd00::2]:8080")]);
+}
+
+#[test]
+fn protocols_agree_on_both_sides() {
+    let protocol = |port: Value, on_service: Value, on_namespace: Value, on_pod: Value| {
+        let mut index = shop();
+        index.apply(namespace("shop", on_namespace));
+        index.apply(pod("b", &["10.244.0.3"], on_pod));
+        let target = port["targetPort"].as_u64().unwrap_or(8080);
+        let service_port = port["port"].as_u64().unwrap();
+        let name = port["name"].clone();
+        index.apply(service(&["10.96.0.10"], port, on_service));
+        index.apply(slice(
+            "web-1",
+            json!({"name": name, "port": target}),
+            &[("10.244.0.3", "b", json!({}))],
+        ));
+        let service = index
+            .watch_destination(at(&format!("10.96.0.10:{service_port}")))
+            .protocol;
+        let direct = index
+            .watch_destination(at(&format!("10.244.0.3:{target}")))
+            .protocol;
+        let inbound = index.watch_inbound(&Name::new("shop", "b"));
+        let inbound = inbound
+            .ports
+            .iter()
+            .find(|port| port.port == target as u32)
+            .unwrap();
+        assert_eq!(inbound.protocol(), direct);
+        assert_eq!(inbound.service.as_ref().unwrap().port, service_port as u32);
+        assert_eq!(service, direct);
+        service
+    };
+    let none = || json!({});
+    let opaque = |ports: &str| json!({"mesh.internal/opaque-ports": ports});
+    let http = || json!({"name": "x", "port": 80, "appProtocol": "http"});
+    assert_eq!(
+        protocol(json!({"name": "x", "port": 80}), none(), none(), none()),
+        Protocol::Detect
+    );
+    assert_eq!(protocol(http(), none(), none(), none()), Protocol::Http);
+    assert_eq!(
+        protocol(
+            json!({"port": 80, "appProtocol": "kubernetes.io/h2c"}),
+            none(),
+            none(),
+            none()
+        ),
+        Protocol::Http2
+    );
+    assert_eq!(
+        protocol(http(), opaque("80"), none(), none()),
+        Protocol::Opaque
+    );
+    assert_eq!(
+        protocol(http(), none(), opaque("80,8080"), none()),
+        Protocol::Opaque
+    );
+    assert_eq!(
+        protocol(http(), none(), none(), opaque("8000-9000")),
+        Protocol::Opaque
+    );
+    assert_eq!(
+        protocol(json!({"port": 5432}), none(), none(), none()),
+        Protocol::Opaque,
+        "by default"
+    );
+    assert_eq!(
+        protocol(
+            json!({"port": 80, "targetPort": 6379}),
+            none(),
+            none(),
+            none()
+        ),
+        Protocol::Opaque,
+        "by default"
+    );
+    assert_eq!(
+        protocol(json!({"port": 5432}), opaque(""), none(), none()),
+        Protocol::Detect,
+        "nothing is opaque"
+    );
+    assert_eq!(
+        protocol(
+            json!({"port": 5432, "appProtocol": "http"}),
+            none(),
+            none(),
+            none()
+        ),
+        Protocol::Http
+    );
+}
+
+#[test]
+fn an_unknown_pod_has_the_policy_of_every_pod() {
+    let mut index = Index::new("cluster.local");
+    let inbound = index.watch_inbound(&Name::new("shop", "a"));
+    assert!(
+        inbound
+            .ports
+            .iter()
+            .any(|port| port.port == 5432 && port.protocol() == Protocol::Opaque)
+    );
+    let changes = index.apply(meshed("a", "10.244.0.2"));
+    assert_eq!(
+        changes.inbounds[0].1.workload.as_ref().unwrap().to_string(),
+        "deployment/web"
+    );
+}
+
+#[test]
+fn a_heartbeat_changes_nothing() {
+    let mut index = shop();
+    index.watch_destination(at("10.96.0.10:80"));
+    index.watch_inbound(&Name::new("shop", "a"));
+    let changes = index.apply(meshed("a", "10.244.0.2"));
+    assert!(changes.destinations.is_empty() && changes.inbounds.is_empty());
+}
+
+/// An object made from a few bytes: small sets of names and addresses, so that objects meet.
+fn random_event(kind: u8, name: u8, bits: [u8; 6]) -> (ObjectKey, Event) {
+    use crate::source::Kind;
+    let ip = |b: u8| format!("10.0.0.{}", 1 + b % 4);
+    let optional = |b: u8, ports: &str| {
+        if b % 3 == 0 {
+            json!({"mesh.internal/opaque-ports": ports})
+        } else {
+            json!({})
+        }
+    };
+    let name = format!("n{}", name % 4);
+    let key = |kind, namespace: &str, name: &str| ObjectKey {
+        kind,
+        namespace: namespace.into(),
+        name: name.into(),
+    };
+    let (key, event) = match kind % 4 {
+        0 => (
+            key(Kind::Namespace, "", "shop"),
+            namespace("shop", optional(bits[1], "80,8080")),
+        ),
+        1 => {
+            let mut annotations = optional(bits[1], "8080");
+            if bits[2] % 2 == 0 {
+                annotations["mesh.internal/proxy"] = "true".into();
+            }
+            (
+                key(Kind::Pod, "shop", &name),
+                pod(&name, &[&ip(bits[3])], annotations),
+            )
+        }
+        2 => {
+            let mut port = json!({"name": "p", "port": 80 + bits[2] % 2});
+            if bits[3] % 2 == 0 {
+                port["appProtocol"] = "http".into();
+            }
+            let cluster_ip = if bits[4] % 4 == 0 {
+                "None".into()
+            } else {
+                format!("10.96.0.{}", 1 + bits[4] % 2)
+            };
+            (
+                key(Kind::Service, "shop", "web"),
+                service(&[&cluster_ip], port, optional(bits[1], "80")),
+            )
+        }
+        _ => {
+            let ready = |b: u8| json!({"ready": b % 3 != 0});
+            let (one, two) = (ip(bits[1]), ip(bits[2]));
+            let (of_one, of_two) = (format!("n{}", bits[3] % 4), format!("n{}", bits[4] % 4));
+            let mut event = slice(
+                &name,
+                json!({"name": "p", "port": 8080 + u16::from(bits[5] % 2)}),
+                &[
+                    (&one, &of_one, ready(bits[3])),
+                    (&two, &of_two, ready(bits[4])),
+                ],
+            );
+            if bits[5] % 5 == 0
+                && let Event::Applied(object) = &mut event
+                && let Object::EndpointSlice(slice) = &mut **object
+            {
+                for endpoint in slice.endpoints.iter_mut().flatten() {
+                    endpoint.target_ref = None;
+                }
+            }
+            (key(Kind::EndpointSlice, "shop", &name), event)
+        }
+    };
+    if bits[0] % 4 == 0 {
+        (key.clone(), Event::Deleted(key))
+    } else {
+        (key, event)
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    /// After any sequence of changes, what watchers have been told is what a new index says; and the deltas
+    /// lead there.
+    #[test]
+    fn incremental_is_fresh(events in prop::collection::vec((any::<u8>(), any::<u8>(), any::<[u8; 6]>()), 1..60)) {
+        let addresses: Vec<SocketAddr> = (1..=4)
+            .map(|n| Ipv4Addr::new(10, 0, 0, n))
+            .chain((1..=2).map(|n| Ipv4Addr::new(10, 96, 0, n)))
+            .flat_map(|ip| [80, 81, 8080, 8081].map(|port| SocketAddr::from((ip, port))))
+            .collect();
+        let pods: Vec<Name> = (0..4).map(|n| Name::new("shop", &format!("n{n}"))).collect();
+
+        let mut index = Index::new("cluster.local");
+        let mut told: HashMap<SocketAddr, Destination> =
+            addresses.iter().map(|at| (*at, (*index.watch_destination(*at)).clone())).collect();
+        let mut policies: HashMap<Name, v1::Inbound> =
+            pods.iter().map(|pod| (pod.clone(), (*index.watch_inbound(pod)).clone())).collect();
+        let mut objects = BTreeMap::new();
+
+        for (kind, name, bits) in events {
+            let (key, event) = random_event(kind, name, bits);
+            match &event {
+                Event::Deleted(_) => objects.remove(&key),
+                _ => objects.insert(key, event.clone()),
+            };
+            let changes = index.apply(event);
+            for change in changes.destinations {
+                let mirror = told.get_mut(&change.after.address).unwrap();
+                prop_assert_eq!(&*mirror, &*change.before);
+                match &change.delta {
+                    None => *mirror = (*change.after).clone(),
+                    Some(delta) => {
+                        for endpoint in &delta.upsert {
+                            let at = SocketAddr::try_from(endpoint.address.as_ref().unwrap()).unwrap();
+                            mirror.endpoints.insert(at, endpoint.clone());
+                        }
+                        delta.remove.iter().for_each(|at| { mirror.endpoints.remove(at); });
+                    }
+                }
+            }
+            policies.extend(changes.inbounds.into_iter().map(|(pod, inbound)| (pod, (*inbound).clone())));
+        }
+
+        let mut fresh = Index::new("cluster.local");
+        objects.into_values().for_each(|event| { fresh.apply(event); });
+        for at in addresses {
+            prop_assert_eq!(&told[&at], &*fresh.watch_destination(at));
+        }
+        for pod in pods {
+            prop_assert_eq!(&policies[&pod], &*fresh.watch_inbound(&pod));
+        }
+    }
+}
+
+#[test]
+fn one_change_in_a_large_mesh_touches_its_watchers_only() {
+    const SERVICES: usize = 1000;
+    const PODS: usize = 10;
+    let mut index = Index::new("cluster.local");
+    let start = Instant::now();
+    let pod_ip = |service: usize, n: usize| {
+        format!("10.{}.{}.{}", 100 + n, service / 250, 1 + service % 250)
+    };
+    let of_service = |service: usize, conditions: Value| {
+        let endpoints: Vec<Value> = (0..PODS)
+            .map(|n| {
+                let conditions = if n == 0 { conditions.clone() } else { json!({}) };
+                json!({"addresses": [pod_ip(service, n)], "conditions": conditions, "targetRef": {"kind": "Pod", "name": format!("s{service}-{n}")}})
+            })
+            .collect();
+        applied(json!({
+            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+            "metadata": {"namespace": "shop", "name": format!("s{service}"), "labels": {"kubernetes.io/service-name": format!("s{service}")}},
+            "ports": [{"name": "", "port": 8080}], "endpoints": endpoints,
+        }))
+    };
+    let cluster_ip = |service: usize| format!("10.96.{}.{}", service / 250, 1 + service % 250);
+    for service in 0..SERVICES {
+        for n in 0..PODS {
+            index.apply(meshed(&format!("s{service}-{n}"), &pod_ip(service, n)));
+        }
+        index.apply(applied(json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": {"namespace": "shop", "name": format!("s{service}")},
+            "spec": {"clusterIP": cluster_ip(service), "ports": [{"port": 80}]},
+        })));
+        index.apply(of_service(service, json!({})));
+        assert_eq!(
+            index
+                .watch_destination(at(&format!("{}:80", cluster_ip(service))))
+                .endpoints
+                .len(),
+            PODS
+        );
+    }
+    println!(
+        "{SERVICES} services of {PODS} pods indexed and watched in {:?}",
+        start.elapsed()
+    );
+
+    let start = Instant::now();
+    const CHANGES: u32 = 500;
+    for n in 0..CHANGES as usize {
+        let changes = index.apply(of_service(n, json!({"ready": false})));
+        assert_eq!(changes.destinations.len(), 1);
+        assert!(changes.inbounds.is_empty());
+        let delta = changes.destinations[0].delta.as_ref().unwrap();
+        assert_eq!((delta.upsert.len(), delta.remove.len()), (0, 1));
+    }
+    println!(
+        "one endpoint's change takes {:?}",
+        start.elapsed() / CHANGES
+    );
+}

@@ -1,0 +1,133 @@
+//! What the mesh is doing now: reports of the proxies in, answers for the CLI out.
+//!
+//! The [`Store`] keeps ten minutes of figures, [`Taps`] passes single requests on. Both are in memory and
+//! bounded; after a restart of the controller the figures begin anew.
+
+mod flows;
+mod ring;
+mod selector;
+mod service;
+mod stat;
+mod store;
+mod tally;
+mod taps;
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
+
+use mesh_api::{
+    SpiffeId,
+    v1::{Address, TapEvent, TelemetryCommand, TelemetryReport, Workload},
+};
+use tokio::sync::mpsc;
+
+use crate::{discovery::Hub, index::Name};
+pub(crate) use service::ObserveService;
+pub use store::Store;
+pub use taps::Taps;
+
+/// Everything that proxies told about their traffic.
+pub struct Observatory {
+    hub: Arc<Hub>,
+    store: Mutex<Store>,
+    taps: Arc<Taps>,
+}
+
+/// A proxy that is connected; dropping it ends its taps.
+pub struct Reporting {
+    pod: Name,
+    _connected: taps::Connected,
+}
+
+impl Observatory {
+    /// Nothing yet.
+    pub fn new(hub: Arc<Hub>) -> Self {
+        Self {
+            hub,
+            store: Mutex::new(Store::new(Instant::now())),
+            taps: Arc::default(),
+        }
+    }
+
+    /// A proxy begins to report; `report` is its first one.
+    pub fn begin(&self, report: &TelemetryReport) -> (Reporting, mpsc::Receiver<TelemetryCommand>) {
+        let pod = Name::new(&report.namespace, &report.pod);
+        let (commands, receiver) = mpsc::channel(taps::COMMANDS);
+        let connected = self
+            .taps
+            .connect(pod.clone(), self.workload(&pod, report), commands);
+        (
+            Reporting {
+                pod,
+                _connected: connected,
+            },
+            receiver,
+        )
+    }
+
+    /// Takes a report of the proxy with this identity.
+    pub fn report(
+        &self,
+        from: &Reporting,
+        id: &SpiffeId,
+        mut report: TelemetryReport,
+        now: Instant,
+    ) {
+        let taps = std::mem::take(&mut report.taps);
+        if self.taps.any() {
+            for mut event in taps {
+                self.name_sides(&mut event);
+                self.taps.offer(&event);
+            }
+        }
+        let workload = self.workload(&from.pod, &report);
+        self.store()
+            .record(&from.pod, workload, id.as_str(), report, now);
+    }
+
+    /// The source knows which workload a pod is of better than its proxy.
+    fn workload(&self, pod: &Name, report: &TelemetryReport) -> Workload {
+        let known = self
+            .hub
+            .with_objects(|objects| objects.pod(pod).map(|pod| pod.workload.clone()));
+        known
+            .or_else(|| report.workload.clone())
+            .unwrap_or_else(|| Workload {
+                namespace: pod.namespace.to_string(),
+                kind: selector::POD.into(),
+                name: pod.name.to_string(),
+            })
+    }
+
+    /// A proxy knows its own workload, and its peer's only if it asked discovery: the rest is known here.
+    fn name_sides(&self, event: &mut TapEvent) {
+        let at = |address: &Option<Address>| {
+            let address = SocketAddr::try_from(address.as_ref()?).ok()?;
+            self.hub.with_objects(|objects| {
+                let (name, pod) = objects.pod_at(address.ip())?;
+                Some((pod.workload.clone(), name.name.to_string()))
+            })
+        };
+        if event.source.is_none()
+            && let Some((workload, pod)) = at(&event.source_address)
+        {
+            (event.source, event.source_pod) = (Some(workload), pod);
+        }
+        if event.destination.is_none()
+            && let Some((workload, pod)) = at(&event.destination_address)
+        {
+            (event.destination, event.destination_pod) = (Some(workload), pod);
+        }
+    }
+
+    /// The figures.
+    pub fn store(&self) -> MutexGuard<'_, Store> {
+        self.store.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests;
