@@ -110,6 +110,22 @@ fn a_report_has_what_came_since_the_last_one() {
 }
 
 #[test]
+fn counters_are_found_by_their_discriminant() {
+    assert!(
+        Cause::ALL
+            .iter()
+            .enumerate()
+            .all(|(i, cause)| *cause as usize == i)
+    );
+    assert!(
+        RetrySkipped::ALL
+            .iter()
+            .enumerate()
+            .all(|(i, (why, _))| *why as usize == i)
+    );
+}
+
+#[test]
 fn series_are_bounded() {
     let metrics = Metrics::new();
     let worker = metrics.worker();
