@@ -2,12 +2,16 @@
 
 use std::process::ExitCode;
 
+use crate::{
+    client::{LocalMesh, MeshArgs, block_on},
+    local,
+};
+
 /// Which mesh to end.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The name that was given to `mesh up`.
-    #[arg(long, default_value = "default", env = "MESH_NAME")]
-    name: String,
+    #[command(flatten)]
+    mesh: MeshArgs,
 }
 
 /// Ends the mesh and waits until it is gone.
@@ -15,5 +19,8 @@ pub struct Args {
 /// # Errors
 /// No such mesh runs, or it does not end.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("no mesh named {} runs", args.name)
+    let mesh = LocalMesh::find(&args.mesh)?;
+    block_on(local::stop(&mesh))?;
+    println!("The mesh {} is gone.", mesh.name);
+    Ok(ExitCode::SUCCESS)
 }

@@ -1,6 +1,28 @@
 //! `mesh up`: runs manifests as a mesh on this machine.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    collections::BTreeSet,
+    io::Read,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::Context;
+use jiff::SignedDuration;
+use mesh_api::local::{ListRequest, ListResponse, LogsRequest};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    time::sleep,
+};
+
+use crate::{
+    client::{LocalMesh, block_on},
+    local::{self, Inject, Mesh, Options, Source},
+};
+
+/// When to say that something is slow.
+const SLOW: Duration = Duration::from_secs(15);
 
 /// What to run, and how.
 #[derive(Debug, clap::Args)]
@@ -11,12 +33,184 @@ pub struct Args {
     /// The name of this mesh, if several run on one machine.
     #[arg(long, default_value = "default", env = "MESH_NAME")]
     name: String,
+    /// The namespace of objects that name none.
+    #[arg(short, long, default_value = "default")]
+    namespace: String,
+    /// Which pods get a proxy: all but those labelled mesh.internal/inject: disabled, only those labelled enabled,
+    /// or none.
+    #[arg(long, default_value = "all")]
+    inject: Inject,
+    /// Return when everything is ready, and let it run until `mesh down`.
+    #[arg(short, long)]
+    detach: bool,
+    /// Fail if not everything is ready after this time.
+    #[arg(long, value_name = "TIME", num_args = 0..=1, default_missing_value = "60s")]
+    wait: Option<SignedDuration>,
+    /// Print what the pods print.
+    #[arg(long, conflicts_with = "detach")]
+    logs: bool,
+    /// The lifetime of certificates.
+    #[arg(long, value_name = "TIME")]
+    leaf_lifetime: Option<SignedDuration>,
+    /// The log level of the proxies and the controller.
+    #[arg(long, default_value = "info", value_name = "LEVEL")]
+    log_level: String,
 }
 
 /// Starts the mesh, and ends it with Ctrl-C.
 ///
 /// # Errors
-/// The manifests can't be read, or the mesh does not start.
+/// The manifests can't be read, or the mesh does not start or ends badly.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("{} can't run {:?} yet", args.name, args.files)
+    block_on(async { up(args).await.map(|()| ExitCode::SUCCESS) })
+}
+
+async fn up(args: Args) -> anyhow::Result<()> {
+    // Before anything is started: a signal from here on ends the mesh in order.
+    let mut signals = [
+        signal(SignalKind::interrupt())?,
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::hangup())?,
+    ];
+    let options = Options {
+        name: args.name.clone(),
+        manifests: args
+            .files
+            .iter()
+            .map(|path| source(path))
+            .collect::<Result<_, _>>()?,
+        namespace: args.namespace.clone(),
+        inject: args.inject,
+        leaf_lifetime: args
+            .leaf_lifetime
+            .map(|time| format!("{}s", time.as_secs())),
+        log_level: args.log_level.clone(),
+        detached: args.detach,
+        ..Options::default()
+    };
+    let mut mesh = Mesh::start(options).await?;
+    let address = mesh.address().clone();
+    let [interrupt, terminate, hangup] = &mut signals;
+    let result = tokio::select! {
+        result = serve(&args, &address) => result,
+        ended = mesh.ended() => return ended,
+        _ = interrupt.recv() => Ok(()),
+        _ = terminate.recv() => Ok(()),
+        _ = hangup.recv() => Ok(()),
+    };
+    if args.detach && result.is_ok() {
+        return Ok(());
+    }
+    mesh.stop().await?;
+    result
+}
+
+/// Tells how the mesh is, until the end; or until it is ready, where it is to be left alone then.
+async fn serve(args: &Args, address: &LocalMesh) -> anyhow::Result<()> {
+    let mut client = address.local().await?;
+    let first = client.list(ListRequest {}).await?.into_inner();
+    let mut told = BTreeSet::new();
+    tell_warnings(&first, &mut told);
+
+    if let Some(wait) = args.wait {
+        local::ready(
+            address,
+            wait.try_into().context("--wait must not be negative")?,
+        )
+        .await?;
+    } else if let Err(error) = local::ready(address, SLOW).await {
+        eprintln!("{error:#}");
+        eprintln!("Still waiting. See what they print: mesh local logs NAMESPACE/POD");
+        while local::ready(address, SLOW).await.is_err() {}
+    }
+    let list = client.list(ListRequest {}).await?.into_inner();
+    tell_ready(args, &list);
+    if args.detach {
+        return Ok(());
+    }
+    if args.logs {
+        tokio::spawn(follow(address.clone()));
+    }
+    loop {
+        sleep(Duration::from_secs(1)).await;
+        let list = client.list(ListRequest {}).await?.into_inner();
+        tell_warnings(&list, &mut told);
+    }
+}
+
+fn tell_warnings(list: &ListResponse, told: &mut BTreeSet<String>) {
+    for warning in &list.warnings {
+        if told.insert(warning.clone()) {
+            eprintln!("Warning: {warning}");
+        }
+    }
+    // One that was repaired and comes back is news.
+    told.retain(|warning| list.warnings.contains(warning));
+}
+
+fn tell_ready(args: &Args, list: &ListResponse) {
+    let meshed = list.pods.iter().filter(|pod| pod.meshed).count();
+    println!(
+        "{} pods are ready, {meshed} of them meshed.",
+        list.pods.len()
+    );
+    let name = match args.name.as_str() {
+        "default" => String::new(),
+        name => format!(" --name {name}"),
+    };
+    let pod = list.pods.first().map_or_else(
+        || "NAMESPACE/POD".to_owned(),
+        |pod| format!("{}/{}", pod.namespace, pod.name),
+    );
+    let workload = list
+        .pods
+        .first()
+        .map_or("NAME", |pod| pod.workload.as_str());
+    let namespace = list
+        .pods
+        .first()
+        .map_or("default", |pod| pod.namespace.as_str());
+    let namespace = match namespace {
+        "default" => String::new(),
+        namespace => format!(" -n {namespace}"),
+    };
+    println!(
+        "  mesh stat{name}                        success rate, requests per second, latency\n  \
+         mesh local ps{name}                    the pods\n  \
+         mesh local exec{name} {pod} -- sh\n  \
+         mesh local scale{name}{namespace} {workload} 3\n  \
+         mesh local restart{name}{namespace} {workload}\n  \
+         mesh local delete{name} {pod}"
+    );
+    match args.detach {
+        true => println!("mesh down{name} ends it."),
+        false => println!("Ctrl-C ends it."),
+    }
+}
+
+/// Prints what all pods print.
+async fn follow(address: LocalMesh) -> anyhow::Result<()> {
+    let request = LogsRequest {
+        follow: true,
+        ..LogsRequest::default()
+    };
+    let mut lines = address.local().await?.logs(request).await?.into_inner();
+    while let Some(line) = lines.message().await? {
+        println!("{} | {}", line.source, line.line);
+    }
+    Ok(())
+}
+
+fn source(path: &Path) -> anyhow::Result<Source> {
+    if path != Path::new("-") {
+        return Ok(Source::Path(path.to_owned()));
+    }
+    let mut text = String::new();
+    std::io::stdin()
+        .read_to_string(&mut text)
+        .context("cannot read the standard input")?;
+    Ok(Source::Text {
+        name: "the standard input".into(),
+        text,
+    })
 }

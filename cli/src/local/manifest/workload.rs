@@ -1,0 +1,469 @@
+//! What makes pods, parsed into what the engine runs.
+
+use std::{collections::BTreeMap, hash::Hasher, path::PathBuf, time::Duration};
+
+use anyhow::{Context, bail};
+use k8s_openapi::{api::core::v1 as k8s, apimachinery::pkg::util::intstr::IntOrString};
+use serde_json::Value;
+
+/// What made a pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Kind {
+    Deployment,
+    StatefulSet,
+    DaemonSet,
+    Job,
+    Pod,
+}
+
+impl Kind {
+    pub(super) fn of(kind: &str) -> Option<Self> {
+        Some(match kind {
+            "Deployment" => Self::Deployment,
+            "StatefulSet" => Self::StatefulSet,
+            "DaemonSet" => Self::DaemonSet,
+            "Job" => Self::Job,
+            "Pod" => Self::Pod,
+            _ => return None,
+        })
+    }
+
+    /// Whether a user means this kind: "deploy", "Deployment", "sts", …
+    pub(crate) fn is_called(self, text: &str) -> bool {
+        let short = match self {
+            Self::Deployment => ["deploy", "deployments"],
+            Self::StatefulSet => ["sts", "statefulsets"],
+            Self::DaemonSet => ["ds", "daemonsets"],
+            Self::Job => ["job", "jobs"],
+            Self::Pod => ["po", "pods"],
+        };
+        let text = text.to_ascii_lowercase();
+        text == self.name().to_ascii_lowercase() || short.contains(&text.as_str())
+    }
+
+    /// As in `kind:` of a manifest.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Deployment => "Deployment",
+            Self::StatefulSet => "StatefulSet",
+            Self::DaemonSet => "DaemonSet",
+            Self::Job => "Job",
+            Self::Pod => "Pod",
+        }
+    }
+}
+
+/// A thing that makes pods.
+#[derive(Clone, Debug)]
+pub(crate) struct Workload {
+    pub(crate) namespace: String,
+    /// Pods that are wanted.
+    pub(crate) replicas: u32,
+    pub(crate) template: Template,
+}
+
+/// How a workload's pods look.
+#[derive(Clone, Debug)]
+pub(crate) struct Template {
+    /// Changes when anything in it does.
+    pub(crate) hash: String,
+    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) annotations: BTreeMap<String, String>,
+    pub(crate) service_account: String,
+    pub(crate) hostname: Option<String>,
+    /// The headless Service under which a pod has a name of its own.
+    pub(crate) subdomain: Option<String>,
+    pub(crate) restart: Restart,
+    /// Between SIGTERM and SIGKILL.
+    pub(crate) grace: Duration,
+    pub(crate) init_containers: Vec<Container>,
+    pub(crate) containers: Vec<Container>,
+    pub(crate) volumes: BTreeMap<String, VolumeSource>,
+    /// As written, for the controller.
+    pub(crate) spec: k8s::PodSpec,
+}
+
+/// When a container that has ended is started again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Restart {
+    Always,
+    OnFailure,
+    Never,
+}
+
+/// One command of a pod.
+#[derive(Clone, Debug)]
+pub(crate) struct Container {
+    pub(crate) name: String,
+    /// Command and arguments, before `$(VAR)` is expanded.
+    pub(crate) command: Vec<String>,
+    pub(crate) env: Vec<(String, EnvValue)>,
+    /// Config maps (`false`) and secrets (`true`) whose keys become variables, with a prefix.
+    pub(crate) env_from: Vec<(String, bool, String)>,
+    pub(crate) dir: Option<PathBuf>,
+    /// Ports and their names; TCP only.
+    pub(crate) ports: Vec<u16>,
+    pub(crate) readiness: Option<Probe>,
+    pub(crate) liveness: Option<Probe>,
+    pub(crate) startup: Option<Probe>,
+    pub(crate) uid: Option<u32>,
+    pub(crate) gid: Option<u32>,
+    pub(crate) pre_stop: Option<Hook>,
+    /// Volume name and mount path.
+    pub(crate) mounts: Vec<(String, PathBuf)>,
+}
+
+/// Where a variable's value comes from.
+#[derive(Clone, Debug)]
+pub(crate) enum EnvValue {
+    Literal(String),
+    /// `fieldRef`: "status.podIP", "metadata.labels['app']", …
+    Field(String),
+    /// Config map, key, optional.
+    ConfigMap(String, String, bool),
+    /// Secret, key, optional.
+    Secret(String, String, bool),
+}
+
+/// What is done before SIGTERM.
+#[derive(Clone, Debug)]
+pub(crate) enum Hook {
+    Sleep(Duration),
+    Do(Check),
+}
+
+/// What is in a volume.
+#[derive(Clone, Debug)]
+pub(crate) enum VolumeSource {
+    EmptyDir,
+    ConfigMap(String),
+    Secret(String),
+    HostPath(PathBuf),
+}
+
+/// A question asked again and again.
+#[derive(Clone, Debug)]
+pub(crate) struct Probe {
+    pub(crate) check: Check,
+    pub(crate) initial_delay: Duration,
+    pub(crate) period: Duration,
+    pub(crate) timeout: Duration,
+    pub(crate) success_threshold: u32,
+    pub(crate) failure_threshold: u32,
+}
+
+/// A question to a container.
+#[derive(Clone, Debug)]
+pub(crate) struct Check {
+    pub(crate) action: Action,
+}
+
+/// How it is asked.
+#[derive(Clone, Debug)]
+pub(crate) enum Action {
+    Exec(Vec<String>),
+    Http {
+        port: u16,
+        host: Option<String>,
+        path: String,
+        headers: Vec<(String, String)>,
+    },
+    Tcp(u16),
+    Grpc {
+        port: u16,
+        service: String,
+    },
+}
+
+impl Workload {
+    /// Of a manifest that has a pod in it.
+    pub(super) fn parse(kind: Kind, namespace: &str, mut object: Value) -> anyhow::Result<Self> {
+        let replicas = match kind {
+            Kind::Deployment | Kind::StatefulSet => object.pointer("/spec/replicas"),
+            _ => None,
+        };
+        let replicas = match replicas {
+            None => 1,
+            Some(number) => number
+                .as_u64()
+                .and_then(|number| number.try_into().ok())
+                .filter(|number| *number <= 1000)
+                .context("spec.replicas must be a number from 0 to 1000")?,
+        };
+        let service_name = object
+            .pointer("/spec/serviceName")
+            .and_then(Value::as_str)
+            .map(str::to_owned);
+        let template = if kind == Kind::Pod {
+            object
+        } else {
+            object
+                .pointer_mut("/spec/template")
+                .map(Value::take)
+                .context("spec.template is missing")?
+        };
+        let template: k8s::PodTemplateSpec =
+            serde_json::from_value(template).context("the pod template is not valid")?;
+        let mut template = Template::parse(template)?;
+        if kind == Kind::Job && template.restart == Restart::Always {
+            template.restart = Restart::OnFailure;
+        }
+        template.subdomain = template.subdomain.or(service_name);
+        Ok(Self {
+            namespace: namespace.into(),
+            replicas,
+            template,
+        })
+    }
+}
+
+impl Template {
+    fn parse(template: k8s::PodTemplateSpec) -> anyhow::Result<Self> {
+        let hash = hash(&template)?;
+        let metadata = template.metadata.unwrap_or_default();
+        let spec = template.spec.context("the pod has no spec")?;
+        let user = spec.security_context.clone().unwrap_or_default();
+        let ids = (user.run_as_user, user.run_as_group);
+        let parse = |containers: &[k8s::Container]| {
+            let parsed = containers.iter().map(|c| Container::parse(c, ids));
+            parsed.collect::<anyhow::Result<Vec<_>>>()
+        };
+        if spec.containers.is_empty() {
+            bail!("the pod has no containers");
+        }
+        Ok(Self {
+            hash,
+            labels: metadata.labels.unwrap_or_default(),
+            annotations: metadata.annotations.unwrap_or_default(),
+            service_account: spec
+                .service_account_name
+                .clone()
+                .filter(|name| !name.is_empty())
+                .unwrap_or_else(|| "default".into()),
+            hostname: spec.hostname.clone(),
+            subdomain: spec.subdomain.clone(),
+            restart: match spec.restart_policy.as_deref() {
+                Some("Never") => Restart::Never,
+                Some("OnFailure") => Restart::OnFailure,
+                _ => Restart::Always,
+            },
+            grace: seconds(spec.termination_grace_period_seconds, 30),
+            init_containers: parse(spec.init_containers.as_deref().unwrap_or_default())?,
+            containers: parse(&spec.containers)?,
+            volumes: spec
+                .volumes
+                .iter()
+                .flatten()
+                .filter_map(|volume| Some((volume.name.clone(), VolumeSource::parse(volume)?)))
+                .collect(),
+            spec,
+        })
+    }
+}
+
+impl Container {
+    fn parse(container: &k8s::Container, ids: (Option<i64>, Option<i64>)) -> anyhow::Result<Self> {
+        let name = &container.name;
+        let mut command = container.command.clone().unwrap_or_default();
+        if command.is_empty() {
+            bail!(
+                "container {name} has no command: images are not run on one machine, so say what the image's entry point would do, for example command: [\"/usr/bin/{name}\"]"
+            );
+        }
+        command.extend(container.args.clone().unwrap_or_default());
+        let own = container.security_context.clone().unwrap_or_default();
+        let ports = container.ports.as_deref().unwrap_or_default();
+        let probe = |what: &str, probe: &Option<k8s::Probe>| {
+            let parsed = probe.as_ref().map(|probe| Probe::parse(probe, ports));
+            parsed
+                .transpose()
+                .with_context(|| format!("container {name}: {what} is not valid"))
+        };
+        let hook = container
+            .lifecycle
+            .as_ref()
+            .and_then(|lifecycle| lifecycle.pre_stop.as_ref());
+        Ok(Self {
+            name: name.clone(),
+            command,
+            env: container.env.iter().flatten().filter_map(env).collect(),
+            env_from: container
+                .env_from
+                .iter()
+                .flatten()
+                .filter_map(env_from)
+                .collect(),
+            dir: container.working_dir.clone().map(PathBuf::from),
+            ports: ports
+                .iter()
+                .filter(|port| port.protocol.as_deref().unwrap_or("TCP") == "TCP")
+                .filter_map(|port| port.container_port.try_into().ok())
+                .collect(),
+            readiness: probe("readinessProbe", &container.readiness_probe)?,
+            liveness: probe("livenessProbe", &container.liveness_probe)?,
+            startup: probe("startupProbe", &container.startup_probe)?,
+            uid: id(own.run_as_user.or(ids.0), "runAsUser")?,
+            gid: id(own.run_as_group.or(ids.1), "runAsGroup")?,
+            pre_stop: hook
+                .map(|hook| Hook::parse(hook, ports))
+                .transpose()?
+                .flatten(),
+            mounts: container
+                .volume_mounts
+                .iter()
+                .flatten()
+                .map(|mount| (mount.name.clone(), PathBuf::from(&mount.mount_path)))
+                .collect(),
+        })
+    }
+}
+
+impl Probe {
+    fn parse(probe: &k8s::Probe, ports: &[k8s::ContainerPort]) -> anyhow::Result<Self> {
+        let count = |value: Option<i32>, default| {
+            value
+                .and_then(|v| u32::try_from(v).ok())
+                .filter(|v| *v > 0)
+                .unwrap_or(default)
+        };
+        let action = if let Some(exec) = &probe.exec {
+            Action::Exec(exec.command.clone().unwrap_or_default())
+        } else if let Some(get) = &probe.http_get {
+            http(get, ports)?
+        } else if let Some(tcp) = &probe.tcp_socket {
+            Action::Tcp(port(&tcp.port, ports)?)
+        } else if let Some(grpc) = &probe.grpc {
+            Action::Grpc {
+                port: grpc.port.try_into().context("the port is out of range")?,
+                service: grpc.service.clone().unwrap_or_default(),
+            }
+        } else {
+            bail!("it has none of exec, httpGet, tcpSocket and grpc");
+        };
+        Ok(Self {
+            check: Check { action },
+            initial_delay: seconds(probe.initial_delay_seconds.map(i64::from), 0),
+            period: seconds(probe.period_seconds.map(i64::from), 10),
+            timeout: seconds(probe.timeout_seconds.map(i64::from), 1),
+            success_threshold: count(probe.success_threshold, 1),
+            failure_threshold: count(probe.failure_threshold, 3),
+        })
+    }
+}
+
+impl Hook {
+    fn parse(
+        hook: &k8s::LifecycleHandler,
+        ports: &[k8s::ContainerPort],
+    ) -> anyhow::Result<Option<Self>> {
+        let action = if let Some(sleep) = &hook.sleep {
+            return Ok(Some(Self::Sleep(seconds(Some(sleep.seconds), 0))));
+        } else if let Some(exec) = &hook.exec {
+            Action::Exec(exec.command.clone().unwrap_or_default())
+        } else if let Some(get) = &hook.http_get {
+            http(get, ports)?
+        } else {
+            return Ok(None);
+        };
+        Ok(Some(Self::Do(Check { action })))
+    }
+}
+
+impl VolumeSource {
+    fn parse(volume: &k8s::Volume) -> Option<Self> {
+        if volume.empty_dir.is_some() {
+            Some(Self::EmptyDir)
+        } else if let Some(map) = &volume.config_map {
+            Some(Self::ConfigMap(map.name.clone()))
+        } else if let Some(secret) = &volume.secret {
+            Some(Self::Secret(secret.secret_name.clone()?))
+        } else {
+            Some(Self::HostPath(PathBuf::from(
+                &volume.host_path.as_ref()?.path,
+            )))
+        }
+    }
+}
+
+fn http(get: &k8s::HTTPGetAction, ports: &[k8s::ContainerPort]) -> anyhow::Result<Action> {
+    if get.scheme.as_deref() == Some("HTTPS") {
+        bail!("httpGet.scheme HTTPS is not honoured on one machine; use tcpSocket or exec");
+    }
+    Ok(Action::Http {
+        port: port(&get.port, ports)?,
+        host: get.host.clone(),
+        path: get.path.clone().unwrap_or_else(|| "/".into()),
+        headers: get
+            .http_headers
+            .iter()
+            .flatten()
+            .map(|header| (header.name.clone(), header.value.clone()))
+            .collect(),
+    })
+}
+
+fn port(port: &IntOrString, ports: &[k8s::ContainerPort]) -> anyhow::Result<u16> {
+    let number = match port {
+        IntOrString::Int(number) => *number,
+        IntOrString::String(name) => match ports.iter().find(|p| p.name.as_ref() == Some(name)) {
+            Some(port) => port.container_port,
+            None => name
+                .parse()
+                .with_context(|| format!("the container has no port named {name}"))?,
+        },
+    };
+    number.try_into().context("the port is out of range")
+}
+
+fn env(var: &k8s::EnvVar) -> Option<(String, EnvValue)> {
+    let value = match &var.value_from {
+        None => EnvValue::Literal(var.value.clone().unwrap_or_default()),
+        Some(from) => {
+            if let Some(field) = &from.field_ref {
+                EnvValue::Field(field.field_path.clone())
+            } else if let Some(map) = &from.config_map_key_ref {
+                EnvValue::ConfigMap(
+                    map.name.clone(),
+                    map.key.clone(),
+                    map.optional == Some(true),
+                )
+            } else {
+                let secret = from.secret_key_ref.as_ref()?;
+                let optional = secret.optional == Some(true);
+                EnvValue::Secret(secret.name.clone(), secret.key.clone(), optional)
+            }
+        }
+    };
+    Some((var.name.clone(), value))
+}
+
+fn env_from(source: &k8s::EnvFromSource) -> Option<(String, bool, String)> {
+    let prefix = source.prefix.clone().unwrap_or_default();
+    if let Some(map) = &source.config_map_ref {
+        Some((map.name.clone(), false, prefix))
+    } else {
+        Some((source.secret_ref.as_ref()?.name.clone(), true, prefix))
+    }
+}
+
+fn id(id: Option<i64>, what: &str) -> anyhow::Result<Option<u32>> {
+    id.map(u32::try_from)
+        .transpose()
+        .with_context(|| format!("securityContext.{what} is out of range"))
+}
+
+fn seconds(value: Option<i64>, default: u64) -> Duration {
+    Duration::from_secs(
+        value
+            .and_then(|value| u64::try_from(value).ok())
+            .unwrap_or(default),
+    )
+}
+
+/// Eight letters and digits, as in the names of a Deployment's pods.
+fn hash(template: &k8s::PodTemplateSpec) -> anyhow::Result<String> {
+    // The standard library promises no stable hash; this one lives for one run only.
+    let mut hasher = std::hash::DefaultHasher::new();
+    hasher.write(&serde_json::to_vec(template)?);
+    Ok(format!("{:08x}", hasher.finish() >> 32))
+}
