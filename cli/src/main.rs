@@ -31,6 +31,9 @@ enum Command {
     /// One process of the demo's application.
     #[command(subcommand, hide = true)]
     DemoApp(mesh::demo::app::Role),
+    /// The control plane.
+    #[command(subcommand, hide = true)]
+    Controller(mesh_controller::Command),
     /// The data-plane proxy.
     #[command(subcommand, hide = true)]
     Proxy(mesh_proxy::Command),
@@ -49,6 +52,7 @@ fn main() -> ExitCode {
         Command::Tap(args) => mesh::tap::run(args).map(|()| ExitCode::SUCCESS),
         Command::Top(args) => mesh::top::run(args).map(|()| ExitCode::SUCCESS),
         Command::DemoApp(role) => mesh::demo::app::run(role).map(|()| ExitCode::SUCCESS),
+        Command::Controller(command) => mesh_controller::main(command).map(|()| ExitCode::SUCCESS),
         Command::Proxy(command) => mesh_proxy::main(command).map(|()| ExitCode::SUCCESS),
         Command::Sandbox(step) => mesh::local::sandbox::run(step),
     };

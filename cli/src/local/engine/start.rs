@@ -111,10 +111,10 @@ pub(super) async fn run() -> anyhow::Result<ExitCode> {
 
 /// The sockets came as standard input and output, which then become harmless.
 fn take_sockets() -> anyhow::Result<(UnixListener, UnixListener)> {
-    let observe: OwnedFd = std::io::stdin().as_fd().try_clone_to_owned()?;
-    let local: OwnedFd = std::io::stdout().as_fd().try_clone_to_owned()?;
+    let observe: OwnedFd = io::stdin().as_fd().try_clone_to_owned()?;
+    let local: OwnedFd = io::stdout().as_fd().try_clone_to_owned()?;
     dup2_stdin(fs::File::open("/dev/null")?)?;
-    dup2_stdout(std::io::stderr())?;
+    dup2_stdout(io::stderr())?;
     Ok((observe.into(), local.into()))
 }
 
