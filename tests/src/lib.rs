@@ -15,7 +15,7 @@ pub mod screen;
 mod turn;
 
 pub use exec::{Output, Running};
-pub use leftovers::Snapshot;
+pub use leftovers::{Family, Snapshot};
 pub use mesh::{Mesh, Options, namespaces_possible, path};
 pub use turn::Turn;
 

@@ -1,0 +1,113 @@
+//! Peers that are not who they should be.
+
+use std::time::Duration;
+
+use mesh_tests::{Mesh, Options, binary, figure, manifest::App, metrics, skip};
+
+use crate::{TESTAPP, server};
+
+#[test]
+fn foreign_certificates_are_refused_and_counted() {
+    let apps = [server("web"), App::client("stranger").plain()];
+    let Some(mesh) = Mesh::up("foreign clients", &apps, &Options::default()) else {
+        return;
+    };
+    let web = mesh.pods("web")[0].clone();
+    let pod = mesh_tests::path(&web);
+    let errors = |mesh: &Mesh| metrics::sum(&mesh.metrics(&pod), "tcp_error_total", &["inbound"]);
+    let before = errors(&mesh);
+    for alpn in ["mesh-http/1.1", "mesh-h2", "mesh-tcp"] {
+        let call = [
+            TESTAPP,
+            "foreign",
+            "call",
+            &format!("{}:8080", web.ip),
+            "--alpn",
+            alpn,
+        ]
+        .map(str::to_owned);
+        let output = mesh.exec(&mesh.pod("stranger"), call).good();
+        output.lines().for_each(|line| figure!("{alpn}: {line}"));
+        assert_eq!(output.lines().count(), 4, "{output}");
+        assert!(!output.contains("ANSWERED"), "{output}");
+    }
+    let counted = errors(&mesh) - before;
+    figure!("{counted} refusals counted");
+    assert!(counted >= 12.0, "{}", mesh.metrics(&pod));
+    let seen = mesh
+        .exec(&pod, ["curl", "-s", "http://127.0.0.1:8080/seen"])
+        .good();
+    assert!(
+        seen.contains("\"malformed\":0"),
+        "a request reached the app: {seen}"
+    );
+    let logs = mesh.cli(&["local", "logs", &pod]);
+    let logs = String::from_utf8_lossy(&logs.stdout).to_lowercase();
+    assert!(
+        logs.contains("certificate"),
+        "the refusal is not in the log:\n{logs}"
+    );
+}
+
+/// Another pod takes over the address of a server: the client must notice that it is not who it was.
+#[test]
+fn a_server_with_another_identity_is_refused_and_counted() {
+    const TEST: &str = "wrong server";
+    if binary::find("nft").is_none() {
+        return skip(TEST, "nft is not installed");
+    }
+    let apps = [server("web"), server("mallory"), App::client("client")];
+    let Some(mesh) = Mesh::up(TEST, &apps, &Options::default()) else {
+        return;
+    };
+    let (web, mallory) = (
+        mesh.pods("web")[0].ip.clone(),
+        mesh.pods("mallory")[0].ip.clone(),
+    );
+    let rules = format!(
+        "add table ip theft; \
+         add chain ip theft pre {{ type nat hook prerouting priority -200; }}; \
+         add rule ip theft pre ip daddr {web} tcp dport 8080 dnat to {mallory}:8080"
+    );
+    mesh.exec("", ["nft", &rules]).good();
+    let client = mesh.pod("client");
+    let get = [
+        "curl",
+        "-s",
+        "-i",
+        "--max-time",
+        "10",
+        "http://web:8080/echo",
+    ];
+    let answer = mesh.exec(&client, get).stdout;
+    figure!(
+        "{}",
+        answer
+            .lines()
+            .find(|line| line.starts_with("mesh-error"))
+            .unwrap_or("?")
+    );
+    assert!(
+        !answer.starts_with("HTTP/1.1 200"),
+        "mallory answered as web: {answer}"
+    );
+    assert!(
+        answer.to_lowercase().contains("mesh-error:"),
+        "no cause is named: {answer}"
+    );
+    let text = mesh.metrics(&client);
+    let wrong = metrics::sum(&text, "tcp_error_total", &["outbound", "identity"]);
+    figure!("{wrong} connections refused for their identity");
+    assert!(wrong >= 1.0, "{text}");
+
+    // With the address back, the same client recovers by itself.
+    mesh.exec("", ["nft", "delete table ip theft"]).good();
+    let end = std::time::Instant::now() + Duration::from_secs(10);
+    loop {
+        let answer = mesh.exec(&client, get).stdout;
+        if answer.starts_with("HTTP/1.1 200") {
+            return;
+        }
+        assert!(std::time::Instant::now() < end, "still {answer}");
+    }
+}
