@@ -23,9 +23,12 @@ use crate::tcp;
 use crate::tls::{Accepted, Alpn};
 use crate::worker::Worker;
 
+#[cfg(test)]
+mod tests;
+
 /// A caller that says nothing for so long may be waiting for the app to speak first. Longer than outbound:
 /// a meshed caller's ClientHello must not be overtaken by the app's banner in clear.
-const MOMENT: Duration = Duration::from_millis(50);
+const MOMENT: Duration = Duration::from_millis(40);
 
 /// One port of the app in this pod, as it is dialled from outside.
 #[derive(Debug)]

@@ -19,7 +19,7 @@ use crate::metrics::{Cause, PeerLabels, PeerMetrics};
 use crate::quiet::{self, First, Speaker, Undecided};
 use crate::target::{Peer, Target, Unavailable};
 use crate::tcp;
-use crate::tls::Alpn;
+use crate::tls::{Alpn, TlsError};
 use crate::worker::Worker;
 
 #[cfg(test)]
@@ -170,7 +170,15 @@ async fn open(
             }
             Err(error) => {
                 picked.finish_after(Outcome::Failure, started.elapsed());
-                if attempt >= ATTEMPTS.min(target.endpoints()) {
+                // A busy peer may take a late ClientHello for a quiet client and let its app speak in clear.
+                let again = match &error {
+                    ConnectError::Tls {
+                        source: TlsError::Protocol(_) | TlsError::Io(_),
+                        ..
+                    } => 2,
+                    _ => 1,
+                };
+                if attempt >= ATTEMPTS.min(target.endpoints().max(again)) {
                     return Err(error.into());
                 }
             }

@@ -4,13 +4,16 @@ use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use hashbrown::HashMap;
 use mesh_api::v1;
+use pin_project_lite::pin_project;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
 use tokio::task::{LocalSet, spawn_local};
@@ -193,10 +196,7 @@ impl Worker {
     /// Serves a connection on this thread; the drain waits for it.
     fn spawn(self: &Rc<Self>, connection: impl Future<Output = ()> + 'static) {
         let open = Open::new(self.clone());
-        spawn_local(async move {
-            connection.await;
-            drop(open);
-        });
+        spawn_local(Counted { connection, open });
     }
 
     /// Resolves when the drain has started, and then all connections have ended or the grace time is over.
@@ -229,6 +229,24 @@ impl Worker {
             Rc::strong_count(app) > 1 || now - app.last_used() < IDLE_LIMIT
         });
         self.metrics.tick(loads, now);
+    }
+}
+
+pin_project! {
+    /// A connection, counted while it is open. Not an async block: that would hold the connection's future
+    /// twice, once as what it captured and once as what it awaits.
+    struct Counted<F> {
+        #[pin]
+        connection: F,
+        open: Open,
+    }
+}
+
+impl<F: Future<Output = ()>> Future for Counted<F> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.project().connection.poll(cx)
     }
 }
 

@@ -127,7 +127,7 @@ fn order(name: &str) -> Order {
     }
 }
 
-fn id(name: &str) -> SpiffeId {
+pub(crate) fn id(name: &str) -> SpiffeId {
     SpiffeId::new(DOMAIN, "shop", name).unwrap()
 }
 
