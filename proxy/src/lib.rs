@@ -24,6 +24,7 @@ pub mod inbound;
 pub mod tls;
 
 pub mod http;
+mod route;
 
 pub mod target;
 

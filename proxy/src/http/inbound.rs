@@ -1,18 +1,241 @@
-//! Requests to this pod's app.
+//! Requests to this pod's app, from proxies of the mesh and from callers without one.
 
-use std::rc::Rc;
+use std::{
+    rc::Rc,
+    time::{Duration, Instant},
+};
 
-use crate::detect::HttpVersion;
-use crate::inbound::{App, Caller};
-use crate::io::Io;
-use crate::worker::Worker;
+use http::{HeaderValue, Request, Response, StatusCode, Uri, Version, header::HOST, request};
+use hyper::{body::Incoming, upgrade::OnUpgrade};
+
+use super::{
+    answer::{Refusal, reject},
+    body::ResponseBody,
+    exchange::{Arrived, Exchange, error_words},
+    forward::{Forward, TryError},
+    headers::{self, Needs},
+    outbound::{explain, status_of},
+    pool::{Lease, PoolError},
+    respond,
+    server::{self, Client, Reset},
+};
+use crate::{
+    connect,
+    detect::HttpVersion,
+    inbound::{App, Caller},
+    io::Io,
+    worker::Worker,
+};
+
+/// Times that a stale connection of the app's may hand a request back.
+const MAX_UNSENT: u32 = 3;
 
 /// Serves one connection of a caller until it ends.
-pub async fn serve(
-    _worker: Rc<Worker>,
-    _io: Io,
-    _version: HttpVersion,
-    _caller: Caller,
-    _app: Rc<App>,
-) {
+pub async fn serve(worker: Rc<Worker>, io: Io, version: HttpVersion, caller: Caller, app: Rc<App>) {
+    let client_id = caller
+        .identity
+        .as_ref()
+        .and_then(|identity| HeaderValue::from_str(identity.as_str()).ok());
+    let inbound = Rc::new(Inbound {
+        worker: worker.clone(),
+        caller,
+        client_id,
+        app,
+    });
+    let forward = move |client, request| {
+        let inbound = inbound.clone();
+        async move { inbound.forward(&client, request).await }
+    };
+    server::serve(io, version, &worker.drain, forward).await;
+}
+
+struct Inbound {
+    worker: Rc<Worker>,
+    caller: Caller,
+    /// The value of `mesh-client-id`; none for a caller that is not meshed.
+    client_id: Option<HeaderValue>,
+    app: Rc<App>,
+}
+
+/// How a request failed to get a response from the app.
+enum Failed {
+    Dial(PoolError),
+    Try(TryError),
+}
+
+impl Inbound {
+    async fn forward(
+        &self,
+        client: &Rc<Client>,
+        request: Request<Incoming>,
+    ) -> Result<Response<ResponseBody>, Reset> {
+        let started = Instant::now();
+        let (mut head, incoming) = request.into_parts();
+        let body = !hyper::body::Body::is_end_stream(&incoming);
+        let spoken = head.version;
+        let original = self.introduce(&mut head);
+        let mut needs = headers::receive(&mut head, body);
+        needs.version = original;
+        let upgrade = head.extensions.remove::<OnUpgrade>();
+        let arrived = Arrived::new(
+            &self.worker,
+            &head,
+            needs,
+            Some(self.caller.address),
+            started,
+        );
+        let mut forward = Forward::new(head, needs, incoming, body);
+
+        let began = Instant::now();
+        match self.attempt(&mut forward).await {
+            Ok((response, lease)) => {
+                if let Some(upload) = &forward.upload {
+                    upload.keep_no_more();
+                }
+                // The response travels back in the version of this hop.
+                let needs = Needs {
+                    version: spoken,
+                    ..needs
+                };
+                let sent = Sent {
+                    lease,
+                    rtt: began.elapsed(),
+                };
+                Ok(self.respond(client, arrived, response, sent, forward, needs, upgrade))
+            }
+            Err(failed) => self.give_up(client, &arrived, spoken, failed),
+        }
+    }
+
+    /// Says who calls, and takes out what only proxies say to each other. Returns the version that the
+    /// caller's app spoke.
+    fn introduce(&self, head: &mut request::Parts) -> Version {
+        let original = match self.client_id {
+            Some(_) => headers::original_version(head),
+            None => head.version,
+        };
+        headers::strip_mesh(&mut head.headers);
+        if let Some(id) = &self.client_id {
+            head.headers.insert(headers::CLIENT_ID, id.clone());
+        }
+        if head.version == Version::HTTP_2 && original != Version::HTTP_2 {
+            to_origin_form(head);
+        }
+        original
+    }
+
+    async fn attempt(&self, forward: &mut Forward) -> Result<(Response<Incoming>, Lease), Failed> {
+        let mut unsent = 0;
+        loop {
+            let dial = |_| connect::dial_app(&self.worker, self.app.address);
+            let lease = self.app.pool.lease(forward.wants(false), unsent > 0, dial);
+            let mut lease = lease.await.map_err(Failed::Dial)?;
+            match forward.send(&mut lease, false, false).await {
+                Ok(response) => return Ok((response, lease)),
+                Err(TryError::Unsent) if unsent < MAX_UNSENT => unsent += 1,
+                Err(error) => return Err(Failed::Try(error)),
+            }
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn respond(
+        &self,
+        client: &Rc<Client>,
+        arrived: Arrived,
+        mut response: Response<Incoming>,
+        sent: Sent,
+        forward: Forward,
+        needs: Needs,
+        upgrade: Option<OnUpgrade>,
+    ) -> Response<ResponseBody> {
+        if let Err(refusal) = respond::check(&mut response, needs) {
+            return self.refuse(&arrived, &refusal);
+        }
+        // Not the app's to say: it would have the caller's proxy send the request again.
+        response.headers_mut().remove(headers::NOT_DELIVERED);
+        let exchange = Exchange {
+            metrics: self.caller.metrics.clone(),
+            picked: None,
+            server: self.app.address,
+            keep: respond::keep(&response),
+            status: response.status(),
+            grpc_status: headers::grpc_status(response.headers()).filter(|_| needs.grpc),
+            lease: Some(sent.lease),
+            rtt: sent.rtt,
+            upload: forward.upload,
+            retries: 0,
+            received: 0,
+            error: error_words(response.headers()),
+            arrived,
+        };
+        respond::pass_on(client, response, exchange, needs, upgrade)
+    }
+
+    fn give_up(
+        &self,
+        client: &Rc<Client>,
+        arrived: &Arrived,
+        spoken: Version,
+        failed: Failed,
+    ) -> Result<Response<ResponseBody>, Reset> {
+        let refusal = match failed {
+            Failed::Dial(error) => Refusal::undelivered(status_of(&error), error.to_string()),
+            Failed::Try(TryError::ClientLeft) => {
+                return Ok(match client.refused_body() {
+                    Some(rejection) => reject(rejection),
+                    None => Refusal::new(StatusCode::BAD_REQUEST, "the request ended early")
+                        .response(arrived.is_grpc()),
+                });
+            }
+            Failed::Try(TryError::Reset(error)) if spoken == Version::HTTP_2 => {
+                let metrics = &self.caller.metrics;
+                arrived.failed(metrics, None, 13, 0, "the app reset the stream");
+                return Err(Reset(error));
+            }
+            Failed::Try(error) => Refusal {
+                not_delivered: matches!(error, TryError::Unsent | TryError::Refused { .. }),
+                ..explain(&error, self.app.address)
+            },
+        };
+        Ok(self.refuse(arrived, &refusal))
+    }
+
+    fn refuse(&self, arrived: &Arrived, refusal: &Refusal) -> Response<ResponseBody> {
+        arrived.failed(
+            &self.caller.metrics,
+            Some(refusal.status),
+            refusal.grpc_status(),
+            0,
+            &refusal.words,
+        );
+        let mut response = refusal.response(arrived.is_grpc());
+        if refusal.not_delivered && self.client_id.is_some() {
+            response
+                .headers_mut()
+                .insert(headers::NOT_DELIVERED, HeaderValue::from_static("true"));
+        }
+        response
+    }
+}
+
+/// A request that got a response.
+struct Sent {
+    lease: Lease,
+    rtt: Duration,
+}
+
+/// A request of HTTP/1.x that came over HTTP/2 has its authority in Host.
+fn to_origin_form(head: &mut request::Parts) {
+    let Some(authority) = head.uri.authority() else {
+        return;
+    };
+    if !head.headers.contains_key(HOST)
+        && let Ok(host) = HeaderValue::from_str(authority.as_str())
+    {
+        head.headers.insert(HOST, host);
+    }
+    if let Some(path) = head.uri.path_and_query().cloned() {
+        head.uri = Uri::from(path);
+    }
 }

@@ -1,11 +1,423 @@
-//! Requests of this pod's own apps.
+//! Requests of this pod's own apps: each to the endpoint that answers fastest, once more where that is safe.
 
-use std::rc::Rc;
+use std::{
+    net::SocketAddr,
+    rc::Rc,
+    time::{Duration, Instant},
+};
 
-use crate::detect::HttpVersion;
-use crate::io::Io;
-use crate::target::Target;
-use crate::worker::Worker;
+use http::{Request, Response, StatusCode, Version};
+use hyper::{body::Incoming, upgrade::OnUpgrade};
+use mesh_api::v1::{Direction, Security};
+
+use super::{
+    answer::{Refusal, reject},
+    body::ResponseBody,
+    exchange::{Arrived, Exchange, error_words},
+    forward::{Forward, TryError},
+    headers::{self, Needs},
+    pool::{Lease, PoolError, Protocol},
+    respond,
+    retry::{Attempt, Decision, Failure, decide},
+    server::{self, Client, Reset},
+};
+use crate::{
+    balance::{Backoff, Outcome},
+    connect::{self, ConnectError},
+    detect::HttpVersion,
+    io::Io,
+    metrics::{Cause, PeerLabels, PeerMetrics, RetrySkipped},
+    route,
+    target::{Picked, Target, Unavailable},
+    tls::Alpn,
+    worker::Worker,
+};
+
+/// How long a request waits for an endpoint (the design's default; Linkerd's failfast).
+const READY_TIMEOUT: Duration = Duration::from_secs(3);
+/// Picks before an endpoint that was tried is taken again.
+const MAX_PICKS: usize = 4;
 
 /// Serves one connection of an app until it ends.
-pub async fn serve(_worker: Rc<Worker>, _io: Io, _version: HttpVersion, _target: Rc<Target>) {}
+pub async fn serve(worker: Rc<Worker>, io: Io, version: HttpVersion, target: Rc<Target>) {
+    let outbound = Rc::new(Outbound {
+        client: io.tcp().peer_addr().ok(),
+        worker: worker.clone(),
+        target,
+    });
+    let forward = move |client, request| {
+        let outbound = outbound.clone();
+        async move { outbound.forward(&client, request).await }
+    };
+    server::serve(io, version, &worker.drain, forward).await;
+}
+
+struct Outbound {
+    worker: Rc<Worker>,
+    target: Rc<Target>,
+    client: Option<SocketAddr>,
+}
+
+/// What became of a request so far.
+#[derive(Default)]
+struct History {
+    /// Endpoints that failed it.
+    failed: Vec<SocketAddr>,
+    unreachable: u32,
+    unsent: u32,
+    retries: u32,
+}
+
+/// How a try at one endpoint failed.
+enum Failed {
+    Dial(PoolError),
+    Try(TryError),
+}
+
+impl Outbound {
+    async fn forward(
+        &self,
+        client: &Rc<Client>,
+        request: Request<Incoming>,
+    ) -> Result<Response<ResponseBody>, Reset> {
+        let started = Instant::now();
+        let (mut head, incoming) = request.into_parts();
+        let body = !hyper::body::Body::is_end_stream(&incoming);
+        headers::strip_mesh(&mut head.headers);
+        let needs = headers::receive(&mut head, body);
+        let upgrade = head.extensions.remove::<OnUpgrade>();
+        let target = route::backend(&self.target, &head);
+        let arrived = Arrived::new(&self.worker, &head, needs, self.client, started);
+        let mut forward = Forward::new(head, needs, incoming, body);
+        target.budget.borrow_mut().deposit(started);
+
+        let mut history = History::default();
+        loop {
+            let picked = match self.pick(target, &history).await {
+                Ok(picked) => picked,
+                Err(unavailable) => return Ok(self.unavailable(&arrived, &history, &unavailable)),
+            };
+            let began = Instant::now();
+            match self.attempt(&picked, &mut forward, &history).await {
+                Ok((response, lease)) => {
+                    let failure = failure_of(&response, &picked, needs);
+                    if let Some(failure) = failure
+                        && self
+                            .may_retry(target, &forward, &arrived, &mut history, &picked, failure)
+                            .await
+                    {
+                        picked.finish(Outcome::Failure);
+                        continue;
+                    }
+                    if let Some(upload) = &forward.upload {
+                        upload.keep_no_more();
+                    }
+                    let rtt = began.elapsed();
+                    let sent = Sent { picked, lease, rtt };
+                    return Ok(
+                        self.respond(client, arrived, response, sent, forward, &history, upgrade)
+                    );
+                }
+                Err(failed) => {
+                    let failure = match &failed {
+                        Failed::Dial(_) => Some(Failure::Connect),
+                        Failed::Try(error) => error.failure(),
+                    };
+                    if let Some(failure) = failure
+                        && self
+                            .may_retry(target, &forward, &arrived, &mut history, &picked, failure)
+                            .await
+                    {
+                        picked.finish(outcome_of(&failed));
+                        continue;
+                    }
+                    return self.give_up(client, &arrived, needs, picked, failed, &history);
+                }
+            }
+        }
+    }
+
+    /// Chooses an endpoint that has not failed this request, if there is one; waits for one to appear.
+    async fn pick(&self, target: &Rc<Target>, history: &History) -> Result<Picked, Unavailable> {
+        let mut picked = match target.pick(history.failed.last().copied()) {
+            Ok(picked) => picked,
+            Err(_) => {
+                target.ready(READY_TIMEOUT).await?;
+                target.pick(history.failed.last().copied())?
+            }
+        };
+        for _ in 0..MAX_PICKS {
+            if !history.failed.contains(&picked.peer.endpoint.address) {
+                break;
+            }
+            picked = target.pick(history.failed.last().copied())?;
+        }
+        Ok(picked)
+    }
+
+    async fn attempt(
+        &self,
+        picked: &Picked,
+        forward: &mut Forward,
+        history: &History,
+    ) -> Result<(Response<Incoming>, Lease), Failed> {
+        let peer = &picked.peer;
+        let meshed = is_meshed(picked);
+        let dial = |protocol| {
+            let alpn = match protocol {
+                Protocol::Http1 => Alpn::Http1,
+                Protocol::Http2 => Alpn::Http2,
+            };
+            connect::dial(&self.worker, peer, alpn)
+        };
+        let wants = forward.wants(meshed);
+        let fresh = history.unsent > 0;
+        let mut lease = peer
+            .pool
+            .lease(wants, fresh, dial)
+            .await
+            .map_err(Failed::Dial)?;
+        let keep = history.retries == 0 && forward.worth_keeping();
+        let response = forward
+            .send(&mut lease, meshed, keep)
+            .await
+            .map_err(Failed::Try)?;
+        Ok((response, lease))
+    }
+
+    /// Applies the retry table and the budget; has waited when it says yes.
+    async fn may_retry(
+        &self,
+        target: &Target,
+        forward: &Forward,
+        arrived: &Arrived,
+        history: &mut History,
+        picked: &Picked,
+        failure: Failure,
+    ) -> bool {
+        if failure == Failure::Connect {
+            history.unreachable += 1;
+        }
+        let decision = decide(
+            &Attempt {
+                method: arrived.method(),
+                failure,
+                retries: history.retries,
+                unreachable: history.unreachable,
+                endpoints: u32::try_from(target.endpoints()).unwrap_or(u32::MAX),
+                can_replay: forward.can_replay(),
+            },
+            history.unsent,
+        );
+        match decision {
+            Decision::GiveUp => false,
+            Decision::BodyGone => {
+                self.worker.metrics.retry_skipped(RetrySkipped::Body);
+                false
+            }
+            Decision::AtOnce if failure == Failure::Unsent => {
+                history.unsent += 1;
+                true
+            }
+            Decision::AtOnce => {
+                history.failed.push(picked.peer.endpoint.address);
+                true
+            }
+            Decision::Later => {
+                if !target.budget.borrow_mut().withdraw(Instant::now()) {
+                    self.worker.metrics.retry_skipped(RetrySkipped::Budget);
+                    return false;
+                }
+                let delay = Backoff::default().delay(history.retries, &mut fastrand::Rng::new());
+                history.retries += 1;
+                history.failed.push(picked.peer.endpoint.address);
+                tokio::time::sleep(delay).await;
+                true
+            }
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn respond(
+        &self,
+        client: &Rc<Client>,
+        arrived: Arrived,
+        mut response: Response<Incoming>,
+        sent: Sent,
+        forward: Forward,
+        history: &History,
+        upgrade: Option<OnUpgrade>,
+    ) -> Response<ResponseBody> {
+        let needs = forward.needs;
+        let metrics = sent.picked.peer.metrics.clone();
+        if let Err(refusal) = respond::check(&mut response, needs) {
+            return refuse(&arrived, &metrics, &refusal, history.retries);
+        }
+        let error = error_words(response.headers());
+        response.headers_mut().remove(headers::NOT_DELIVERED);
+        let exchange = Exchange {
+            server: sent.picked.peer.endpoint.address,
+            metrics,
+            keep: respond::keep(&response),
+            status: response.status(),
+            grpc_status: headers::grpc_status(response.headers()).filter(|_| needs.grpc),
+            picked: Some(sent.picked),
+            lease: Some(sent.lease),
+            rtt: sent.rtt,
+            upload: forward.upload,
+            retries: history.retries,
+            received: 0,
+            error,
+            arrived,
+        };
+        respond::pass_on(client, response, exchange, needs, upgrade)
+    }
+
+    fn give_up(
+        &self,
+        client: &Rc<Client>,
+        arrived: &Arrived,
+        needs: Needs,
+        picked: Picked,
+        failed: Failed,
+        history: &History,
+    ) -> Result<Response<ResponseBody>, Reset> {
+        let metrics = picked.peer.metrics.clone();
+        let address = picked.peer.endpoint.address;
+        picked.finish(outcome_of(&failed));
+        let refusal = match failed {
+            Failed::Dial(error) => Refusal::new(status_of(&error), error.to_string()),
+            Failed::Try(TryError::ClientLeft) => {
+                return Ok(match client.refused_body() {
+                    Some(rejection) => reject(rejection),
+                    None => Refusal::new(StatusCode::BAD_REQUEST, "the request ended early")
+                        .response(needs.grpc),
+                });
+            }
+            Failed::Try(TryError::Reset(error)) if needs.version == Version::HTTP_2 => {
+                arrived.failed(
+                    &metrics,
+                    None,
+                    13,
+                    history.retries,
+                    "the endpoint reset the stream",
+                );
+                return Err(Reset(error));
+            }
+            Failed::Try(error) => explain(&error, address),
+        };
+        Ok(refuse(arrived, &metrics, &refusal, history.retries))
+    }
+
+    /// There is no endpoint to blame; the service is.
+    fn unavailable(
+        &self,
+        arrived: &Arrived,
+        history: &History,
+        unavailable: &Unavailable,
+    ) -> Response<ResponseBody> {
+        let metrics = self.worker.metrics.peer(PeerLabels {
+            direction: Direction::Outbound,
+            service: self.target.service(),
+            workload: None,
+            pod: "".into(),
+            identity: None,
+            security: Security::Unspecified,
+            authority: "".into(),
+        });
+        metrics.error(Cause::NoEndpoint);
+        let refusal = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, unavailable.to_string());
+        refuse(arrived, &metrics, &refusal, history.retries)
+    }
+}
+
+/// A request that got a response.
+struct Sent {
+    picked: Picked,
+    lease: Lease,
+    rtt: Duration,
+}
+
+fn is_meshed(picked: &Picked) -> bool {
+    picked.peer.security() == Security::Mtls
+}
+
+/// Whether a response says that the request may be sent elsewhere.
+fn failure_of(response: &Response<Incoming>, picked: &Picked, needs: Needs) -> Option<Failure> {
+    if is_meshed(picked) && response.headers().contains_key(headers::NOT_DELIVERED) {
+        return Some(Failure::Refused);
+    }
+    let trailers_only = || hyper::body::Body::is_end_stream(response.body());
+    if needs.grpc && headers::grpc_status(response.headers()) == Some(14) && trailers_only() {
+        return Some(Failure::GrpcUnavailable);
+    }
+    super::retry::is_gateway_error(response.status()).then(|| Failure::Status(response.status()))
+}
+
+/// What a failed try says about the endpoint.
+fn outcome_of(failed: &Failed) -> Outcome {
+    match failed {
+        Failed::Dial(_)
+        | Failed::Try(
+            TryError::Reset(_)
+            | TryError::Lost(_)
+            | TryError::NoExtendedConnect
+            | TryError::Refused { overloaded: true },
+        ) => Outcome::Failure,
+        // A connection that ends between two requests is in order.
+        Failed::Try(TryError::Unsent | TryError::ClientLeft | TryError::Refused { .. }) => {
+            Outcome::Cancelled
+        }
+    }
+}
+
+fn refuse(
+    arrived: &Arrived,
+    metrics: &PeerMetrics,
+    refusal: &Refusal,
+    retries: u32,
+) -> Response<ResponseBody> {
+    arrived.failed(
+        metrics,
+        Some(refusal.status),
+        refusal.grpc_status(),
+        retries,
+        &refusal.words,
+    );
+    refusal.response(arrived.is_grpc())
+}
+
+/// 504 where time ran out, else 502.
+pub(super) fn status_of(error: &PoolError) -> StatusCode {
+    match error {
+        PoolError::Dial(error) => match **error {
+            ConnectError::Timeout { .. } => StatusCode::GATEWAY_TIMEOUT,
+            _ => StatusCode::BAD_GATEWAY,
+        },
+        PoolError::Handshake(_) => StatusCode::BAD_GATEWAY,
+    }
+}
+
+/// The words for a try that failed.
+pub(super) fn explain(error: &TryError, address: SocketAddr) -> Refusal {
+    let words = match error {
+        TryError::Unsent => format!("connections to {address} end before a request can be sent"),
+        TryError::Refused { .. } => format!("{address} refused the request unseen"),
+        TryError::Reset(error) | TryError::Lost(error) => {
+            let mut words =
+                format!("the connection to {address} ended before a response came: {error}");
+            if let Some(cause) = std::error::Error::source(error) {
+                words.push_str(&format!(": {cause}"));
+            }
+            words
+        }
+        TryError::ClientLeft => "the request ended early".to_owned(),
+        TryError::NoExtendedConnect => {
+            return Refusal::new(
+                StatusCode::NOT_IMPLEMENTED,
+                format!("{address} does not take extended CONNECT"),
+            );
+        }
+    };
+    Refusal::new(StatusCode::BAD_GATEWAY, words)
+}

@@ -1,0 +1,297 @@
+//! Is this request head one that every recipient reads the same way?
+//!
+//! Pure: a complete HTTP/1.x request head comes in, its body framing or a [`Rejection`] comes out.
+//! hyper is lenient where RFC 9112 lets a recipient be ("robustness"): it drops a repeated
+//! Content-Length, prefers Transfer-Encoding over it, takes a bare LF. A proxy that normalises such
+//! a message in silence is how requests are smuggled, so all of it is refused here.
+
+use http::StatusCode;
+
+/// Longest request head, bytes. hyper's own buffer is larger.
+pub(super) const MAX_HEAD: usize = 64 * 1024;
+/// Most header fields in a head; the number that hyper parses without allocating.
+pub(super) const MAX_FIELDS: usize = 100;
+/// Longest method. RFC 9110 section 9.1 asks for 501 for what no server implements.
+const MAX_METHOD: usize = 32;
+
+/// Why a request is refused, and with which status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Rejection {
+    pub(crate) status: StatusCode,
+    /// The words of the `mesh-error` header and of the body.
+    pub(crate) words: &'static str,
+}
+
+impl Rejection {
+    pub(super) const fn bad(words: &'static str) -> Self {
+        Self {
+            status: StatusCode::BAD_REQUEST,
+            words,
+        }
+    }
+
+    pub(super) const fn new(status: StatusCode, words: &'static str) -> Self {
+        Self { status, words }
+    }
+}
+
+/// What follows a request head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Framing {
+    /// So many bytes, or none.
+    Length(u64),
+    /// `Transfer-Encoding: chunked`.
+    Chunked,
+}
+
+/// A head that is fine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Head {
+    pub(super) body: Framing,
+    /// CONNECT or Upgrade: what follows the body may be another protocol, as the response says.
+    pub(super) may_tunnel: bool,
+}
+
+/// Checks one head, from its request line up to and including the empty line.
+///
+/// Every line is known to end with CRLF (the caller finds the end of the head that way).
+pub(super) fn check(head: &[u8]) -> Result<Head, Rejection> {
+    let (line, mut rest) =
+        split_line(head).ok_or(Rejection::bad("the request line is not complete"))?;
+    let Request { connect, http_11 } = request_line(line)?;
+    let mut fields = Fields::default();
+    while let Some((line, after)) = split_line(rest) {
+        rest = after;
+        if line.is_empty() {
+            break;
+        }
+        fields.add(line)?;
+    }
+    fields.finish(connect, http_11)
+}
+
+struct Request {
+    connect: bool,
+    http_11: bool,
+}
+
+fn request_line(line: &[u8]) -> Result<Request, Rejection> {
+    const SHAPE: Rejection =
+        Rejection::bad("the request line is not: method, one space, target, one space, version");
+    let mut parts = line.split(|b| *b == b' ');
+    let (Some(method), Some(target), Some(version), None) =
+        (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return Err(SHAPE);
+    };
+    if method.is_empty() || !method.iter().all(|b| is_token(*b)) {
+        return Err(Rejection::bad(
+            "the method has a character that is not allowed",
+        ));
+    }
+    if method.len() > MAX_METHOD {
+        return Err(Rejection::new(
+            StatusCode::NOT_IMPLEMENTED,
+            "the method is longer than any that is implemented",
+        ));
+    }
+    if target.is_empty() {
+        return Err(SHAPE);
+    }
+    if !target
+        .iter()
+        .all(|b| (0x21..=0x7e).contains(b) && *b != b'#')
+    {
+        return Err(Rejection::bad(
+            "the request target has a character that is not allowed",
+        ));
+    }
+    let connect = method == b"CONNECT";
+    let form = match target {
+        _ if connect => !target.contains(&b'/'),
+        b"*" => method == b"OPTIONS",
+        [b'/', ..] => true,
+        _ => starts_with_scheme(target),
+    };
+    if !form {
+        return Err(Rejection::bad(
+            "the request target is not in a form that this method can have",
+        ));
+    }
+    let http_11 = match version {
+        b"HTTP/1.1" => true,
+        b"HTTP/1.0" => false,
+        [b'H', b'T', b'T', b'P', b'/', major, b'.', minor]
+            if major.is_ascii_digit() && minor.is_ascii_digit() =>
+        {
+            return Err(Rejection::new(
+                StatusCode::HTTP_VERSION_NOT_SUPPORTED,
+                "only HTTP/1.0 and HTTP/1.1 are spoken here",
+            ));
+        }
+        _ => return Err(Rejection::bad("the HTTP version can't be read")),
+    };
+    Ok(Request { connect, http_11 })
+}
+
+fn starts_with_scheme(target: &[u8]) -> bool {
+    let after = |scheme: &[u8]| {
+        target.len() > scheme.len() && target[..scheme.len()].eq_ignore_ascii_case(scheme)
+    };
+    after(b"http://") || after(b"https://")
+}
+
+/// What the fields seen so far say about framing.
+#[derive(Default)]
+struct Fields {
+    count: usize,
+    hosts: usize,
+    length: Option<u64>,
+    transfer_encoding: bool,
+    upgrade: bool,
+}
+
+impl Fields {
+    fn add(&mut self, line: &[u8]) -> Result<(), Rejection> {
+        self.count += 1;
+        if self.count > MAX_FIELDS {
+            return Err(Rejection::new(
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "the request has more than 100 header fields",
+            ));
+        }
+        let (name, value) = field(line)?;
+        // Only names of these lengths matter; most fields end here without a comparison.
+        match name.len() {
+            4 if name.eq_ignore_ascii_case(b"host") => {
+                self.hosts += 1;
+                if !value.iter().all(|b| is_authority(*b)) {
+                    return Err(Rejection::bad(
+                        "the Host field has a character that is not allowed",
+                    ));
+                }
+            }
+            7 if name.eq_ignore_ascii_case(b"upgrade") => self.upgrade = true,
+            14 if name.eq_ignore_ascii_case(b"content-length") => self.content_length(value)?,
+            17 if name.eq_ignore_ascii_case(b"transfer-encoding") => self.coding(value)?,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn content_length(&mut self, value: &[u8]) -> Result<(), Rejection> {
+        if self.length.is_some() {
+            return Err(Rejection::bad("Content-Length is repeated"));
+        }
+        // 19 digits fit into 64 bits.
+        let digits = !value.is_empty() && value.len() <= 19 && value.iter().all(u8::is_ascii_digit);
+        if !digits {
+            return Err(Rejection::bad("Content-Length is not one number"));
+        }
+        let number = value
+            .iter()
+            .fold(0u64, |number, digit| number * 10 + u64::from(digit - b'0'));
+        self.length = Some(number);
+        Ok(())
+    }
+
+    fn coding(&mut self, value: &[u8]) -> Result<(), Rejection> {
+        if self.transfer_encoding {
+            return Err(Rejection::bad("Transfer-Encoding is repeated"));
+        }
+        self.transfer_encoding = true;
+        if value.eq_ignore_ascii_case(b"chunked") {
+            return Ok(());
+        }
+        let mut codings = value.split(|b| *b == b',').map(<[u8]>::trim_ascii);
+        let last = codings.next_back().unwrap_or_default();
+        let known_last = last.eq_ignore_ascii_case(b"chunked");
+        if known_last && codings.all(|c| !c.is_empty() && !c.eq_ignore_ascii_case(b"chunked")) {
+            // RFC 9112, section 6.1: a transfer coding that is not understood.
+            return Err(Rejection::new(
+                StatusCode::NOT_IMPLEMENTED,
+                "the only transfer coding spoken here is chunked",
+            ));
+        }
+        Err(Rejection::bad("Transfer-Encoding is not chunked"))
+    }
+
+    fn finish(self, connect: bool, http_11: bool) -> Result<Head, Rejection> {
+        if self.hosts > 1 {
+            return Err(Rejection::bad("the Host field is repeated"));
+        }
+        if self.hosts == 0 && http_11 {
+            return Err(Rejection::bad("the request has no Host field"));
+        }
+        if self.transfer_encoding && self.length.is_some() {
+            return Err(Rejection::bad(
+                "the request has both Content-Length and Transfer-Encoding",
+            ));
+        }
+        if self.transfer_encoding && !http_11 {
+            return Err(Rejection::bad("HTTP/1.0 has no Transfer-Encoding"));
+        }
+        Ok(Head {
+            body: match self.length {
+                _ if self.transfer_encoding => Framing::Chunked,
+                length => Framing::Length(length.unwrap_or(0)),
+            },
+            may_tunnel: connect || (self.upgrade && http_11),
+        })
+    }
+}
+
+/// Splits a header or trailer field line and checks its characters (RFC 9112, section 5).
+pub(super) fn field(line: &[u8]) -> Result<(&[u8], &[u8]), Rejection> {
+    if matches!(line.first(), Some(b' ' | b'\t')) {
+        return Err(Rejection::bad("a header line is folded"));
+    }
+    let colon = memchr::memchr(b':', line).ok_or(Rejection::bad("a header line has no colon"))?;
+    let (name, value) = (&line[..colon], &line[colon + 1..]);
+    if name.is_empty() || !name.iter().all(|b| is_token(*b)) {
+        return Err(Rejection::bad(
+            "a header name has a character that is not allowed",
+        ));
+    }
+    if !value.iter().all(|b| is_value(*b)) {
+        return Err(Rejection::bad("a header value has a control character"));
+    }
+    Ok((name, value.trim_ascii()))
+}
+
+/// The line before the next CRLF, and what follows.
+fn split_line(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let end = memchr::memchr(b'\n', bytes)?;
+    let line = &bytes[..end];
+    Some((line.strip_suffix(b"\r").unwrap_or(line), &bytes[end + 1..]))
+}
+
+/// RFC 9110, section 5.6.2: tchar.
+fn is_token(byte: u8) -> bool {
+    const TABLE: [bool; 256] = {
+        let mut table = [false; 256];
+        let mut byte = 0usize;
+        while byte < 256 {
+            table[byte] = (byte as u8).is_ascii_alphanumeric();
+            byte += 1;
+        }
+        let others = b"!#$%&'*+-.^_`|~";
+        let mut at = 0;
+        while at < others.len() {
+            table[others[at] as usize] = true;
+            at += 1;
+        }
+        table
+    };
+    TABLE[usize::from(byte)]
+}
+
+/// RFC 9110, section 5.5: visible characters, space, tab and obs-text.
+fn is_value(byte: u8) -> bool {
+    (byte >= 0x20 && byte != 0x7f) || byte == b'\t'
+}
+
+/// RFC 3986, section 3.2, without user information.
+fn is_authority(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=:[]".contains(&byte)
+}

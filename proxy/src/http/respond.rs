@@ -1,0 +1,72 @@
+//! Passes an endpoint's response on: its head made fit for the client, its body watched to the end.
+
+use std::{rc::Rc, time::Duration};
+
+use http::{Method, Response, StatusCode, Version};
+use hyper::{body::Incoming, upgrade::OnUpgrade};
+use tokio::task::spawn_local;
+
+use super::{
+    answer::Refusal,
+    body::ResponseBody,
+    exchange::Exchange,
+    headers::{self, Needs},
+    server::Client,
+    tunnel::Tunnel,
+};
+
+/// How long a connection may be idle if its server says nothing about it; the pool knows better.
+const KEEP: Duration = Duration::MAX;
+
+/// Whether a response can be passed on at all; removes what hyper has settled already.
+///
+/// # Errors
+/// A 502: its framing could be read in two ways, or it changes the protocol without being asked.
+pub(super) fn check(response: &mut Response<Incoming>, needs: Needs) -> Result<(), Refusal> {
+    if response.version() != Version::HTTP_2 {
+        headers::check_response(response.headers_mut())
+            .map_err(|words| Refusal::new(StatusCode::BAD_GATEWAY, words))?;
+    }
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS && !needs.tunnel {
+        return Err(Refusal::new(
+            StatusCode::BAD_GATEWAY,
+            "the endpoint changed the protocol without being asked",
+        ));
+    }
+    Ok(())
+}
+
+/// How long the connection that this response came on may be idle.
+pub(super) fn keep(response: &Response<Incoming>) -> Duration {
+    // One second less: the server's clock runs from the end of its writing.
+    headers::keep_alive_timeout(response.headers()).map_or(KEEP, |seconds| {
+        Duration::from_secs(seconds.saturating_sub(1))
+    })
+}
+
+/// The response as the client gets it. `upgrade`: the client's stream, for a tunnel over HTTP/2.
+pub(super) fn pass_on(
+    client: &Rc<Client>,
+    response: Response<Incoming>,
+    exchange: Exchange,
+    needs: Needs,
+    upgrade: Option<OnUpgrade>,
+) -> Response<ResponseBody> {
+    let (mut head, incoming) = response.into_parts();
+    let server = head.extensions.remove::<OnUpgrade>();
+    headers::respond(&mut head, needs.version);
+    let connected = exchange.arrived.method() == Method::CONNECT && head.status.is_success();
+    if !needs.tunnel || !(connected || head.status == StatusCode::SWITCHING_PROTOCOLS) {
+        return Response::from_parts(head, ResponseBody::endpoint(incoming, exchange));
+    }
+    if let (Some(lease), busy) = exchange.into_tunnel() {
+        let tunnel = Tunnel::new(lease, busy, server);
+        match upgrade.filter(|_| needs.version == Version::HTTP_2) {
+            Some(upgrade) => {
+                spawn_local(tunnel.run_stream(upgrade));
+            }
+            None => client.tunnel(tunnel),
+        }
+    }
+    Response::from_parts(head, ResponseBody::words(""))
+}

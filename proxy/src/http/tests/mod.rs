@@ -1,0 +1,3 @@
+mod framing;
+mod http1;
+mod support;

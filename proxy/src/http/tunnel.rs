@@ -1,0 +1,61 @@
+//! After CONNECT and Upgrade: bytes both ways, in a protocol that is nobody's business.
+
+use bytes::Bytes;
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::rt::TokioIo;
+use tokio::io::copy_bidirectional;
+
+use super::{exchange::Busy, pool::Lease};
+use crate::{io::Io, tcp};
+
+/// The endpoint's side of a protocol that is about to begin.
+pub(super) struct Tunnel {
+    lease: Lease,
+    busy: Busy,
+    /// Of an HTTP/2 response.
+    upgrade: Option<OnUpgrade>,
+}
+
+impl Tunnel {
+    pub(super) fn new(lease: Lease, busy: Busy, upgrade: Option<OnUpgrade>) -> Self {
+        Self {
+            lease,
+            busy,
+            upgrade,
+        }
+    }
+
+    /// Connects it to an HTTP/1.x client whose next bytes are `early`.
+    pub(super) async fn run(self, client: Io, early: Bytes) {
+        let Self { lease, busy, .. } = self;
+        let Some(connection) = lease.into_http1() else {
+            return;
+        };
+        let Some((server, banner)) = connection.into_tunnel().await else {
+            return;
+        };
+        let copied = tcp::copy(client, server, early, banner).await;
+        tracing::debug!(?copied, "an upgraded connection ended");
+        drop(busy);
+    }
+
+    /// Connects it to an HTTP/2 client's stream, once the response is on its way.
+    pub(super) async fn run_stream(self, client: OnUpgrade) {
+        let Some(server) = self.upgrade else {
+            return;
+        };
+        let (Ok(client), Ok(server)) = (client.await, server.await) else {
+            return;
+        };
+        let (mut client, mut server) = (stream(client), stream(server));
+        let copied = copy_bidirectional(&mut client, &mut server).await;
+        tracing::debug!(?copied, "a tunnelled stream ended");
+        drop(self.busy);
+        drop(self.lease);
+    }
+}
+
+/// hyper's traits to tokio's.
+fn stream(upgraded: Upgraded) -> TokioIo<Upgraded> {
+    TokioIo::new(upgraded)
+}
