@@ -233,3 +233,6 @@ fn start_logging(args: &RunArgs) -> anyhow::Result<LogLevel> {
     };
     Ok(handle)
 }
+
+#[cfg(test)]
+mod tests;

@@ -54,7 +54,7 @@ impl Index {
 
     /// Takes one step of the source.
     pub fn apply(&mut self, event: Event) -> Changes {
-        let touched = self.objects.apply(event);
+        let mut touched = self.objects.apply(event);
         let mut changes = Changes::default();
         for ip in touched.ips {
             for (port, snapshot) in self.destinations.get_mut(&ip).into_iter().flatten() {
@@ -65,6 +65,12 @@ impl Index {
                     changes.destinations.push(Change::new(before, after));
                 }
             }
+        }
+        if let Some(namespace) = touched.namespace {
+            let within = |pod: &&Name| *pod.namespace == *namespace;
+            touched
+                .pods
+                .extend(self.inbounds.keys().filter(within).cloned());
         }
         for pod in touched.pods {
             if let Some(before) = self.inbounds.get_mut(&pod) {

@@ -34,6 +34,8 @@ pub struct Objects {
 pub(super) struct Touched {
     pub(super) ips: BTreeSet<IpAddr>,
     pub(super) pods: BTreeSet<Name>,
+    /// All pods of this namespace, also those that are not known yet.
+    pub(super) namespace: Option<String>,
 }
 
 impl Objects {
@@ -145,6 +147,7 @@ impl Objects {
         for pod in self.pods.keys().filter(|key| *key.namespace == *name) {
             self.touch_pod(pod, &mut touched);
         }
+        touched.namespace = Some(name);
         touched
     }
 

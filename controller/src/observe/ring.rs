@@ -70,12 +70,12 @@ impl<T: Merge> Ring<T> {
             .fine
             .iter()
             .filter(move |(at, _)| from < *at && *at <= to);
-        // A coarse bucket counts if its middle lies in the window.
-        let middle = |slot: u64| slot * COARSE + COARSE / 2;
-        let coarse = self
-            .coarse
-            .iter()
-            .filter(move |(slot, _)| from < middle(*slot) && middle(*slot) <= to);
+        // A coarse bucket counts if its middle lies in the window; it is never a part of a short one.
+        let long = to.saturating_sub(from) > FINE;
+        let coarse = self.coarse.iter().filter(move |(slot, _)| {
+            let middle = slot * COARSE + COARSE / 2;
+            long && from < middle && middle <= to
+        });
         fine.chain(coarse).map(|(_, value)| value)
     }
 }
