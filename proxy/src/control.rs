@@ -3,6 +3,7 @@
 //!
 //! What fails shows as the error of a call on the channel; callers try again after a pause.
 
+use std::error::Error;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use http::Uri;
 use hyper_util::rt::TokioIo;
 use socket2::SockRef;
 use tokio::net::{TcpSocket, TcpStream, lookup_host};
+use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::balance::Backoff;
@@ -174,17 +176,43 @@ async fn dial_address(address: SocketAddr, mark: Option<u32>) -> io::Result<TcpS
     socket.connect(address).await
 }
 
-/// An error and all that caused it, in one line: gRPC's own text hides the cause.
-pub(crate) fn explain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
+/// What went wrong with a call, in one line. gRPC's own text shows its causes as Rust values.
+pub(crate) fn explain(status: &tonic::Status) -> String {
+    let mut text = status.message().to_owned();
+    let mut source = status.source();
     while let Some(cause) = source {
         let cause_text = cause.to_string();
         if !text.contains(&cause_text) {
-            text.push_str(": ");
+            text.push_str(if text.is_empty() { "" } else { ": " });
             text.push_str(&cause_text);
         }
         source = cause.source();
     }
-    text
+    match status.code() {
+        // What the transport makes of errors that it can't tell apart; says nothing.
+        Code::Unknown => text,
+        code => format!("{text} ({code:?})"),
+    }
+}
+
+/// Says what keeps failing, without flooding the log: warns of what is new, mutters of the rest.
+#[derive(Debug, Default)]
+pub(crate) struct Complaints {
+    last: Option<String>,
+}
+
+impl Complaints {
+    pub(crate) fn complain(&mut self, problem: &str, error: &str, pause: Duration) {
+        if self.last.as_deref() == Some(error) {
+            tracing::debug!("{problem}: {error}; trying again in {pause:.1?}");
+        } else {
+            tracing::warn!("{problem}: {error}; trying again");
+            self.last = Some(error.to_owned());
+        }
+    }
+
+    /// It works again: the next failure is news.
+    pub(crate) fn settle(&mut self) {
+        self.last = None;
+    }
 }

@@ -18,7 +18,7 @@ use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use schedule::Schedule;
 
 use crate::config::Controller;
-use crate::control::{self, backoff, explain};
+use crate::control::{self, Complaints, backoff, explain};
 use crate::state_dir::StateDir;
 use crate::tls::{Credentials, CredentialsError, Tls, TrustBundle, TrustBundleError};
 
@@ -89,6 +89,7 @@ impl Identity {
     pub async fn run(self) {
         let mut schedule = self.restore();
         let (mut failures, mut rng) = (0, fastrand::Rng::new());
+        let mut complaints = Complaints::default();
         loop {
             if let Some(schedule) = &schedule {
                 sleep_until(schedule.renew_at()).await;
@@ -97,12 +98,13 @@ impl Identity {
                 Ok(renewed) => {
                     schedule = Some(renewed);
                     failures = 0;
+                    complaints.settle();
                 }
                 Err(error) => {
                     let longest = Schedule::longest_pause(schedule.as_ref(), SystemTime::now());
                     let pause = backoff(longest).delay(failures, &mut rng);
                     failures += 1;
-                    tracing::warn!(%error, "no new certificate; trying again in {pause:.1?}");
+                    complaints.complain("no new certificate", &error.to_string(), pause);
                     tokio::time::sleep(pause).await;
                 }
             }

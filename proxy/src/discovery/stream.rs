@@ -14,12 +14,12 @@ use tonic::transport::Channel;
 
 use super::world::UpdateError;
 use super::{Cache, Discovery, Met};
-use crate::control::{backoff, explain};
+use crate::control::{Complaints, backoff, explain};
 use crate::tls::{Tls, TrustBundle, TrustBundleError};
 
 /// How often idle addresses are looked for and changes are cached.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(2);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// Feeds a [`Discovery`] and the trust bundle of a [`Tls`].
 #[derive(Debug)]
@@ -75,6 +75,7 @@ impl Stream {
     pub async fn run(mut self, channel: Channel) {
         let mut client = DiscoveryClient::new(channel);
         let (mut failures, mut rng) = (0, fastrand::Rng::new());
+        let mut complaints = Complaints::default();
         loop {
             self.upkeep_until_ready().await;
             let Err(error) = self.follow(&mut client).await;
@@ -82,9 +83,10 @@ impl Stream {
             failures = if was_connected { 0 } else { failures + 1 };
             let pause = backoff(LONGEST_PAUSE).delay(failures, &mut rng);
             if was_connected {
+                complaints.settle();
                 tracing::warn!(%error, "lost the controller; serving on with what is known");
             } else {
-                tracing::warn!(%error, "no discovery; trying again in {pause:.1?}");
+                complaints.complain("no discovery", &error.to_string(), pause);
             }
             tokio::time::sleep(pause).await;
         }
