@@ -56,6 +56,7 @@ impl Admin {
         let admin = Arc::new(self);
         Ok(listen::accept(
             listener,
+            crate::io::tune_remote,
             std::future::pending(),
             move |tcp, client| {
                 tokio::spawn(admin.clone().serve(tcp, client));

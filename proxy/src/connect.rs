@@ -11,7 +11,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
-use crate::io::{Io, Plain, tune};
+use crate::io::{Io, Plain, tune_local, tune_remote};
 use crate::metrics::{Cause, PeerMetrics};
 use crate::target::Peer;
 use crate::tls::{Alpn, TlsError};
@@ -87,13 +87,14 @@ pub async fn dial_counted(
 /// # Errors
 /// The app does not listen there, or does not accept in time.
 pub async fn dial_app(worker: &Worker, app: SocketAddr) -> Result<Io, ConnectError> {
-    let tcp = connect(app, worker.config.mark, APP_CONNECT_TIMEOUT).await?;
+    let tcp = connect(app, tune_local, worker.config.mark, APP_CONNECT_TIMEOUT).await?;
     Ok(tcp.into())
 }
 
 async fn dial_endpoint(worker: &Worker, peer: &Peer, alpn: Alpn) -> Result<Io, ConnectError> {
     let address = peer.endpoint.address;
-    let tcp = Plain::from(connect(address, worker.config.mark, CONNECT_TIMEOUT).await?);
+    let tcp =
+        Plain::from(connect(address, tune_remote, worker.config.mark, CONNECT_TIMEOUT).await?);
     let identity = match &peer.endpoint.identity {
         Some(identity) if peer.security() == Security::Mtls => identity,
         _ => return Ok(tcp.into()),
@@ -112,11 +113,13 @@ async fn dial_endpoint(worker: &Worker, peer: &Peer, alpn: Alpn) -> Result<Io, C
 
 async fn connect(
     address: SocketAddr,
+    tune: fn(SockRef<'_>) -> io::Result<()>,
     mark: Option<u32>,
     after: Duration,
 ) -> Result<TcpStream, ConnectError> {
     let failed = |source| ConnectError::Tcp { address, source };
     let socket = socket(address, mark).map_err(failed)?;
+    tune(SockRef::from(&socket)).map_err(failed)?;
     match timeout(after, socket.connect(address)).await {
         Ok(connected) => connected.map_err(failed),
         Err(_) => Err(ConnectError::Timeout { address, after }),
@@ -129,7 +132,6 @@ fn socket(address: SocketAddr, mark: Option<u32>) -> io::Result<TcpSocket> {
         Type::STREAM.nonblocking(),
         Some(Protocol::TCP),
     )?;
-    tune(SockRef::from(&socket))?;
     if let Some(mark) = mark {
         socket.set_mark(mark)?;
     }

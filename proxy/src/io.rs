@@ -7,6 +7,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -120,6 +121,15 @@ impl Io {
     pub fn reset(self) {
         if let Err(error) = self.tcp().set_zero_linger() {
             tracing::debug!(%error, "can't reset a connection; closing it instead");
+        }
+    }
+
+    /// Lets a peer stop reading for as long as it likes. Linux counts the user time-out against a closed
+    /// window too, though the peer acknowledges every probe (tcp_probe_timer): a consumer that pauses for
+    /// longer would be cut off.
+    pub fn allow_pauses(&self) {
+        if let Err(error) = SockRef::from(self.tcp()).set_tcp_user_timeout(None) {
+            tracing::debug!(%error, "can't lift the user time-out of a connection");
         }
     }
 
@@ -264,20 +274,33 @@ pub(crate) fn with_scratch<R>(with: impl FnOnce(&mut [u8]) -> R) -> R {
     SCRATCH.with_borrow_mut(|scratch| with(scratch))
 }
 
-/// How long a connection may be idle before the kernel asks whether the peer still exists.
+/// How long a connection may be idle before the kernel asks whether the peer still exists, and how long it
+/// waits before it asks again.
 const KEEPALIVE: Duration = Duration::from_secs(10);
+/// How often it asks before it gives up.
+const KEEPALIVE_PROBES: u32 = 3;
 /// How long sent bytes may stay unacknowledged before the kernel gives the connection up.
 const USER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Sets the options that every connection of the data path has: no delay, keepalive, user time-out.
+/// Sets the options of a connection to another pod, whose node may vanish without a word.
 ///
 /// # Errors
 /// The kernel refuses one of them: the connection is gone.
-pub fn tune(socket: socket2::SockRef<'_>) -> io::Result<()> {
-    let keepalive = socket2::TcpKeepalive::new()
+pub fn tune_remote(socket: SockRef<'_>) -> io::Result<()> {
+    let keepalive = TcpKeepalive::new()
         .with_time(KEEPALIVE)
-        .with_interval(KEEPALIVE);
+        .with_interval(KEEPALIVE)
+        .with_retries(KEEPALIVE_PROBES);
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_keepalive(&keepalive)?;
     socket.set_tcp_user_timeout(Some(USER_TIMEOUT))
+}
+
+/// Sets the options of a connection inside of this pod: the same kernel is at both ends, so that nobody
+/// vanishes unnoticed, and idle connections need no wake-ups.
+///
+/// # Errors
+/// As [`tune_remote`].
+pub fn tune_local(socket: SockRef<'_>) -> io::Result<()> {
+    socket.set_tcp_nodelay(true)
 }

@@ -8,8 +8,6 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::TcpStream;
 
-use crate::io::tune;
-
 /// Connections that the kernel has completed and that wait to be accepted; it cuts this at
 /// net.core.somaxconn.
 const BACKLOG: i32 = 4096;
@@ -64,13 +62,16 @@ fn no_ipv6(error: &io::Error) -> bool {
         .contains(&error.raw_os_error().unwrap_or_default())
 }
 
-/// Accepts until `stop` resolves; every connection is handed to `start`, which must not block.
+/// Accepts until `stop` resolves; every connection gets its options by `tune` and is handed to `start`, which
+/// must not block.
 pub async fn accept(
     listener: tokio::net::TcpListener,
+    tune: fn(SockRef<'_>) -> io::Result<()>,
     stop: impl Future<Output = ()>,
     mut start: impl FnMut(TcpStream, SocketAddr),
 ) {
     let mut stop = std::pin::pin!(stop);
+    let mut failing = false;
     loop {
         let accepted = tokio::select! {
             biased;
@@ -78,18 +79,24 @@ pub async fn accept(
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((tcp, peer)) => match tune(SockRef::from(&tcp)) {
-                Ok(()) => start(tcp, canonical(peer)),
-                Err(error) => tracing::debug!(%peer, %error, "a client was gone at once"),
-            },
+            Ok((tcp, peer)) => {
+                failing = false;
+                match tune(SockRef::from(&tcp)) {
+                    Ok(()) => start(tcp, canonical(peer)),
+                    Err(error) => tracing::debug!(%peer, %error, "a client was gone at once"),
+                }
+            }
             Err(error) if is_of_one_connection(&error) => {
                 tracing::debug!(%error, "a client was gone before it was accepted");
             }
             Err(error) => {
-                tracing::warn!(
-                    %error,
-                    "can't accept connections; trying again (is the limit of open files too low?)"
-                );
+                if !failing {
+                    tracing::warn!(
+                        %error,
+                        "can't accept connections; trying again (is the limit of open files too low?)"
+                    );
+                }
+                failing = true;
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }

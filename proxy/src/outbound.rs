@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use mesh_api::v1::{self, Direction, Security};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
+use tokio::task::spawn_local;
 use tokio::time::Instant;
 
 use crate::balance::Outcome;
@@ -99,6 +101,9 @@ pub async fn connection(
     // The futures of what follows are boxed: they are larger than all that a quiet connection needs.
     match protocol {
         Protocol::Http(version) => {
+            if let Some(upstream) = upstream {
+                close(upstream);
+            }
             let io = Plain::new(tcp, heard).into();
             Box::pin(http::outbound::serve(worker, io, version, target)).await;
         }
@@ -212,6 +217,14 @@ async fn copy(client: Io, upstream: Io, heard: Bytes, banner: Bytes, target: &Ta
         Some(broken) => tracing::debug!(%destination, ?copied, "outbound: {broken}"),
         None => tracing::debug!(%destination, ?copied, "outbound: closed"),
     }
+}
+
+/// Ends an upstream that was opened in vain, so that its peer sees an orderly end.
+fn close(mut upstream: Io) {
+    spawn_local(async move {
+        // It may be gone already.
+        let _ = upstream.shutdown().await;
+    });
 }
 
 /// Ends a connection of which nobody said enough.

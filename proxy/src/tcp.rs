@@ -42,6 +42,8 @@ pub enum Broken {
 /// Copies until both sides have closed, or one has broken. `heard` has been read from the client already,
 /// `banner` from the server.
 pub async fn copy(mut client: Io, mut server: Io, heard: Bytes, banner: Bytes) -> Copied {
+    client.allow_pauses();
+    server.allow_pauses();
     let (mut up, mut down) = (Flow::new(heard), Flow::new(banner));
     let broken = poll_fn(|cx| {
         // Both are polled each time: each registers its own wake-ups.

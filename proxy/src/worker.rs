@@ -23,6 +23,7 @@ use crate::config::Config;
 use crate::discovery::{Discovery, Inbound};
 use crate::drain::Drain;
 use crate::inbound::{self, App};
+use crate::io::{tune_local, tune_remote};
 use crate::listen;
 use crate::metrics::{Metrics, WorkerMetrics};
 use crate::outbound;
@@ -114,11 +115,16 @@ async fn run(
         TcpListener::from_std(inbound)?,
     );
     spawn_local(tick(worker.clone()));
-    let inbound = listen::accept(inbound, worker.drain.started(), |tcp, client| {
-        worker.spawn(inbound::serve(worker.clone(), tcp, client));
-    });
+    let inbound = listen::accept(
+        inbound,
+        tune_remote,
+        worker.drain.started(),
+        |tcp, client| {
+            worker.spawn(inbound::serve(worker.clone(), tcp, client));
+        },
+    );
     // The app may need others to finish what it has begun: its own connections are served to the end.
-    let outbound = listen::accept(outbound, worker.drained(), |tcp, client| {
+    let outbound = listen::accept(outbound, tune_local, worker.drained(), |tcp, client| {
         worker.spawn(outbound::serve(worker.clone(), tcp, client));
     });
     tokio::join!(inbound, outbound);

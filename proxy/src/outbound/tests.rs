@@ -12,7 +12,7 @@ use crate::worker::fixture::{nobody, redirected, server};
 /// A connection that an app opened to `destination`, served by `worker` on the current [`LocalSet`].
 async fn dial(worker: &Rc<Worker>, destination: SocketAddr) -> TcpStream {
     let (client, accepted, address) = redirected(destination.is_ipv6()).await;
-    tokio::task::spawn_local(connection(worker.clone(), accepted, address, destination));
+    spawn_local(connection(worker.clone(), accepted, address, destination));
     client
 }
 
@@ -190,7 +190,7 @@ async fn a_connection_to_the_proxys_own_port_is_refused() {
     let test = async {
         // Not redirected: what it dialled is where it arrived.
         let (mut client, accepted, address) = redirected(false).await;
-        tokio::task::spawn_local(serve(worker(), accepted, address));
+        spawn_local(serve(worker(), accepted, address));
         let error = client.read(&mut [0; 1]).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::ConnectionReset);
     };
