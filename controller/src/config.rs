@@ -37,7 +37,7 @@ pub struct RunArgs {
     #[arg(long, env = "MESH_ADMIN_LISTEN", default_value_t = SocketAddr::from(([127, 0, 0, 1], names::CONTROLLER_ADMIN_PORT)))]
     pub admin_listen: SocketAddr,
 
-    /// For the CLI: `fd:NUMBER` (an inherited Unix socket), a loopback address, or the path of a Unix socket
+    /// For the CLI: `fd:0` (a Unix socket as standard input), a loopback address, or the path of a Unix socket
     #[arg(long, env = "MESH_OBSERVE_LISTEN")]
     pub observe_listen: Option<Listen>,
 

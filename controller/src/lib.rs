@@ -4,7 +4,7 @@
 //! certificates from `identity` (signed by the [`ca`]) and send `telemetry`, from which [`observe`] answers the
 //! CLI.
 
-#![deny(unsafe_code)]
+#![forbid(unsafe_code)]
 
 /// Probes and metrics.
 mod admin;

@@ -7,7 +7,7 @@ use std::{
     fmt, io,
     net::SocketAddr,
     os::{
-        fd::{FromRawFd, OwnedFd, RawFd},
+        fd::AsFd,
         unix::{fs::FileTypeExt, net::UnixListener as StdUnixListener},
     },
     path::PathBuf,
@@ -22,8 +22,8 @@ use crate::server::{Grpc, serve_connection};
 /// Where to listen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Listen {
-    /// A Unix socket that listens already, inherited from the parent process.
-    Inherited(RawFd),
+    /// A Unix socket that listens already, inherited from the parent process as standard input.
+    Inherited,
     /// A loopback address.
     Tcp(SocketAddr),
     /// A Unix socket in the file system.
@@ -34,11 +34,11 @@ impl FromStr for Listen {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        if let Some(fd) = text.strip_prefix("fd:") {
-            let number = fd.parse().ok().filter(|fd| *fd > 2);
-            return number
-                .map(Self::Inherited)
-                .ok_or_else(|| format!("{fd:?} is not the number of an inherited socket"));
+        match text.strip_prefix("fd:") {
+            Some("0") => return Ok(Self::Inherited),
+            // Any other file descriptor may be in use for something else in this process.
+            Some(fd) => return Err(format!("fd:{fd}: pass the socket as standard input, fd:0")),
+            None => {}
         }
         if let Ok(address) = text.parse::<SocketAddr>() {
             let loopback = address.ip().is_loopback().then_some(Self::Tcp(address));
@@ -59,7 +59,7 @@ impl FromStr for Listen {
 impl fmt::Display for Listen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Inherited(fd) => write!(f, "fd:{fd}"),
+            Self::Inherited => f.write_str("fd:0"),
             Self::Tcp(address) => write!(f, "{address}"),
             Self::Path(path) => write!(f, "{}", path.display()),
         }
@@ -73,7 +73,7 @@ pub(crate) enum Listener {
 }
 
 impl Listener {
-    /// Needs a runtime. An inherited socket can be bound once.
+    /// Needs a runtime. 
     pub(crate) async fn bind(listen: &Listen) -> io::Result<Self> {
         match listen {
             Listen::Tcp(address) => Ok(Self::Tcp(TcpListener::bind(address).await?)),
@@ -84,8 +84,9 @@ impl Listener {
                 }
                 Ok(Self::Unix(UnixListener::bind(path)?))
             }
-            Listen::Inherited(fd) => {
-                let listener = StdUnixListener::from(inherited(*fd)?);
+            Listen::Inherited => {
+                let socket = io::stdin().as_fd().try_clone_to_owned()?;
+                let listener = StdUnixListener::from(socket);
                 listener.set_nonblocking(true)?;
                 Ok(Self::Unix(UnixListener::from_std(listener)?))
             }
@@ -148,38 +149,19 @@ impl Listener {
     }
 }
 
-/// Takes over a file descriptor that the command line names.
-#[allow(unsafe_code)]
-fn inherited(fd: RawFd) -> io::Result<OwnedFd> {
-    let kind = std::fs::read_link(format!("/proc/self/fd/{fd}")).map_err(|error| {
-        io::Error::new(
-            error.kind(),
-            format!("file descriptor {fd} was not inherited: {error}"),
-        )
-    })?;
-    if !kind.as_os_str().to_string_lossy().starts_with("socket:") {
-        return Err(io::Error::other(format!(
-            "file descriptor {fd} is {kind:?}, not a socket"
-        )));
-    }
-    // SAFETY: it is open (checked above). The parent process passed it for this purpose by naming it on the
-    // command line, so that nothing else in this process owns it, and it is taken over once, at the start.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn places() {
-        assert_eq!("fd:7".parse(), Ok(Listen::Inherited(7)));
+        assert_eq!("fd:0".parse(), Ok(Listen::Inherited));
         assert_eq!(
             "127.0.0.1:90".parse(),
             Ok(Listen::Tcp("127.0.0.1:90".parse().unwrap()))
         );
         assert_eq!("/run/x".parse(), Ok(Listen::Path("/run/x".into())));
-        for bad in ["fd:x", "fd:1", "0.0.0.0:90", "10.0.0.1:90", "observe", ""] {
+        for bad in ["fd:x", "fd:", "fd:1", "0.0.0.0:90", "10.0.0.1:90", "observe", ""] {
             assert!(bad.parse::<Listen>().is_err(), "{bad}");
         }
     }

@@ -226,7 +226,7 @@ impl Objects {
     /// by name.
     fn front(&self, slices: &[&Slice], port: u16) -> Option<(&Name, &Service, &ServicePort)> {
         let fronts = slices.iter().flat_map(|slice| {
-            let (name, service) = self.services.get_key_value(&slice.service)?.into();
+            let (name, service) = self.services.get_key_value(&slice.service)?;
             let names = slice.ports.iter().filter(move |(_, to)| *to == port);
             Some(names.filter_map(move |(of, _)| {
                 let port = service.ports.iter().find(|port| port.name == *of)?;

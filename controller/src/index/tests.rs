@@ -343,7 +343,7 @@ fn random_event(kind: u8, name: u8, bits: [u8; 6]) -> (ObjectKey, Event) {
     use crate::source::Kind;
     let ip = |b: u8| format!("10.0.0.{}", 1 + b % 4);
     let optional = |b: u8, ports: &str| {
-        if b % 3 == 0 {
+        if b.is_multiple_of(3) {
             json!({"mesh.internal/opaque-ports": ports})
         } else {
             json!({})
@@ -362,7 +362,7 @@ fn random_event(kind: u8, name: u8, bits: [u8; 6]) -> (ObjectKey, Event) {
         ),
         1 => {
             let mut annotations = optional(bits[1], "8080");
-            if bits[2] % 2 == 0 {
+            if bits[2].is_multiple_of(2) {
                 annotations["mesh.internal/proxy"] = "true".into();
             }
             (
@@ -372,10 +372,10 @@ fn random_event(kind: u8, name: u8, bits: [u8; 6]) -> (ObjectKey, Event) {
         }
         2 => {
             let mut port = json!({"name": "p", "port": 80 + bits[2] % 2});
-            if bits[3] % 2 == 0 {
+            if bits[3].is_multiple_of(2) {
                 port["appProtocol"] = "http".into();
             }
-            let cluster_ip = if bits[4] % 4 == 0 {
+            let cluster_ip = if bits[4].is_multiple_of(4) {
                 "None".into()
             } else {
                 format!("10.96.0.{}", 1 + bits[4] % 2)
@@ -386,7 +386,7 @@ fn random_event(kind: u8, name: u8, bits: [u8; 6]) -> (ObjectKey, Event) {
             )
         }
         _ => {
-            let ready = |b: u8| json!({"ready": b % 3 != 0});
+            let ready = |b: u8| json!({"ready": !b.is_multiple_of(3)});
             let (one, two) = (ip(bits[1]), ip(bits[2]));
             let (of_one, of_two) = (format!("n{}", bits[3] % 4), format!("n{}", bits[4] % 4));
             let mut event = slice(
@@ -397,7 +397,7 @@ fn random_event(kind: u8, name: u8, bits: [u8; 6]) -> (ObjectKey, Event) {
                     (&two, &of_two, ready(bits[4])),
                 ],
             );
-            if bits[5] % 5 == 0
+            if bits[5].is_multiple_of(5)
                 && let Event::Applied(object) = &mut event
                 && let Object::EndpointSlice(slice) = &mut **object
             {
@@ -408,7 +408,7 @@ fn random_event(kind: u8, name: u8, bits: [u8; 6]) -> (ObjectKey, Event) {
             (key(Kind::EndpointSlice, "shop", &name), event)
         }
     };
-    if bits[0] % 4 == 0 {
+    if bits[0].is_multiple_of(4) {
         (key.clone(), Event::Deleted(key))
     } else {
         (key, event)

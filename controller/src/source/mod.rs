@@ -47,9 +47,9 @@ pub enum Event {
     Synced,
 }
 
-/// The kinds of objects that the index understands.
+/// The kinds of objects that the index understands. They travel in the box of [`Event::Applied`].
 #[derive(Clone, Debug, PartialEq)]
-#[allow(missing_docs)]
+#[allow(missing_docs, clippy::large_enum_variant)]
 pub enum Object {
     Namespace(Namespace),
     Pod(Pod),
