@@ -73,7 +73,7 @@ pub(crate) enum Listener {
 }
 
 impl Listener {
-    /// Needs a runtime. 
+    /// Needs a runtime.
     pub(crate) async fn bind(listen: &Listen) -> io::Result<Self> {
         match listen {
             Listen::Tcp(address) => Ok(Self::Tcp(TcpListener::bind(address).await?)),
@@ -161,7 +161,15 @@ mod tests {
             Ok(Listen::Tcp("127.0.0.1:90".parse().unwrap()))
         );
         assert_eq!("/run/x".parse(), Ok(Listen::Path("/run/x".into())));
-        for bad in ["fd:x", "fd:", "fd:1", "0.0.0.0:90", "10.0.0.1:90", "observe", ""] {
+        for bad in [
+            "fd:x",
+            "fd:",
+            "fd:1",
+            "0.0.0.0:90",
+            "10.0.0.1:90",
+            "observe",
+            "",
+        ] {
             assert!(bad.parse::<Listen>().is_err(), "{bad}");
         }
     }

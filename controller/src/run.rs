@@ -6,7 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use anyhow::Context;
@@ -39,7 +39,7 @@ use crate::{
 
 /// How long streams may take to end after SIGTERM.
 const DRAIN: Duration = Duration::from_secs(2);
-/// A store that hears of nothing still forgets.
+/// How often old figures are forgotten.
 const AGING: Duration = Duration::from_secs(10);
 
 /// Runs the command until it is done. Installs the process's crypto provider and builds its own runtime.
@@ -110,7 +110,7 @@ async fn run(
     let source = Arc::new(source);
     let events = source.watch()?;
     let hub = Arc::new(Hub::new(&args.trust_domain, bundle, &mut registry));
-    let observatory = Arc::new(Observatory::new(Arc::clone(&hub)));
+    let observatory = Arc::new(Observatory::new(Arc::clone(&hub), &mut registry));
     let identity = IdentityService::new(Arc::clone(&source), Arc::clone(&authority), &mut registry);
     let discovery = DiscoveryService::new(Arc::clone(&hub), &mut registry);
     let telemetry = TelemetryService {
@@ -217,7 +217,7 @@ async fn age(observatory: Arc<Observatory>) {
     let mut every = tokio::time::interval(AGING);
     loop {
         every.tick().await;
-        observatory.store().age(std::time::Instant::now());
+        observatory.age(Instant::now());
     }
 }
 

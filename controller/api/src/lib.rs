@@ -8,6 +8,7 @@ mod address;
 pub mod names;
 pub mod sketch;
 mod spiffe;
+mod tap;
 mod workload;
 
 pub use sketch::Sketch;

@@ -22,6 +22,7 @@ use mesh_api::{
     SpiffeId,
     v1::{Address, TapEvent, TelemetryCommand, TelemetryReport, Workload},
 };
+use prometheus_client::{metrics::gauge::Gauge, registry::Registry};
 use tokio::sync::mpsc;
 
 use crate::{discovery::Hub, index::Name};
@@ -34,6 +35,8 @@ pub struct Observatory {
     hub: Arc<Hub>,
     store: Mutex<Store>,
     taps: Arc<Taps>,
+    series: Gauge,
+    not_counted: Gauge,
 }
 
 /// A proxy that is connected; dropping it ends its taps.
@@ -44,12 +47,34 @@ pub struct Reporting {
 
 impl Observatory {
     /// Nothing yet.
-    pub fn new(hub: Arc<Hub>) -> Self {
+    pub fn new(hub: Arc<Hub>, registry: &mut Registry) -> Self {
+        let (series, not_counted) = (Gauge::default(), Gauge::default());
+        registry.register(
+            "telemetry_series",
+            "Series of requests in memory",
+            series.clone(),
+        );
+        registry.register(
+            "telemetry_not_counted",
+            "Requests that were not counted because there were too many series",
+            not_counted.clone(),
+        );
         Self {
             hub,
             store: Mutex::new(Store::new(Instant::now())),
             taps: Arc::default(),
+            series,
+            not_counted,
         }
+    }
+
+    /// Forgets what is too old. To be called every now and then: a store that hears of nothing forgets, too.
+    pub fn age(&self, now: Instant) {
+        let mut store = self.store();
+        store.age(now);
+        let (series, not_counted) = store.size();
+        self.series.set(series as i64);
+        self.not_counted.set(not_counted as i64);
     }
 
     /// A proxy begins to report; `report` is its first one.
@@ -123,8 +148,7 @@ impl Observatory {
         }
     }
 
-    /// The figures.
-    pub fn store(&self) -> MutexGuard<'_, Store> {
+    fn store(&self) -> MutexGuard<'_, Store> {
         self.store.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -21,7 +21,7 @@ const MAX_SERIES: usize = 20_000;
 /// The name of everything that is not told apart.
 const OTHER: &str = "*";
 /// A proxy that has reported nothing for so long is gone: its open connections and endpoints don't count.
-pub(super) const SILENT: Duration = Duration::from_secs(5);
+pub(super) const SILENT: Duration = Duration::from_secs(10);
 
 /// What proxies reported.
 pub struct Store {

@@ -194,6 +194,7 @@ impl Tap {
         let told_twice =
             event.direction() == Direction::Inbound && event.security() == Security::Mtls;
         !told_twice
+            && self.filter.selects_request(event)
             && self
                 .filter
                 .workload

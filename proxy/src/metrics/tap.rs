@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mesh_api::v1::{StartTap, TapEvent, TapFilter, Workload};
+use mesh_api::v1::{StartTap, TapEvent, TapFilter};
 
 use super::series::lock;
 
@@ -121,7 +121,7 @@ impl State {
         let matching = self
             .taps
             .iter_mut()
-            .filter(|tap| matches(&tap.filter, &event));
+            .filter(|tap| tap.filter.selects(&event));
         let (mut wanted, mut allowed) = (false, false);
         for tap in matching {
             wanted = true;
@@ -150,48 +150,6 @@ impl Running {
     }
 }
 
-/// Whether a filter selects a request.
-fn matches(filter: &TapFilter, event: &TapEvent) -> bool {
-    let (source, destination) = (event.source.as_ref(), event.destination.as_ref());
-    let last_status = if filter.status_max == 0 {
-        u32::MAX
-    } else {
-        filter.status_max
-    };
-    (selects(filter.workload.as_ref(), source) || selects(filter.workload.as_ref(), destination))
-        && selects(filter.to.as_ref(), destination)
-        && selects(filter.from.as_ref(), source)
-        && (filter.method.is_empty() || filter.method.eq_ignore_ascii_case(&event.method))
-        && event.path.starts_with(&filter.path_prefix)
-        && is_authority(&filter.authority, &event.authority)
-        && (filter.status_min..=last_status).contains(&event.status)
-}
-
-/// What is empty in `wanted` matches everything.
-fn selects(wanted: Option<&Workload>, workload: Option<&Workload>) -> bool {
-    let Some(wanted) = wanted.filter(|wanted| **wanted != Workload::default()) else {
-        return true;
-    };
-    let is = |wanted: &str, actual: &str| wanted.is_empty() || wanted == actual;
-    workload.is_some_and(|workload| {
-        is(&wanted.namespace, &workload.namespace)
-            && is(&wanted.kind, &workload.kind)
-            && is(&wanted.name, &workload.name)
-    })
-}
-
-/// Without a port, `wanted` matches the host on any port.
-fn is_authority(wanted: &str, authority: &str) -> bool {
-    let port = |rest: &str| {
-        rest.is_empty()
-            || rest
-                .strip_prefix(':')
-                .is_some_and(|port| port.bytes().all(|b| b.is_ascii_digit()))
-    };
-    let (length, same) = (wanted.len(), |head: &str| head.eq_ignore_ascii_case(wanted));
-    wanted.is_empty() || authority.get(..length).is_some_and(same) && port(&authority[length..])
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -216,113 +174,6 @@ mod tests {
             status: 503,
             ..TapEvent::default()
         }
-    }
-
-    #[test]
-    fn filters() {
-        let all = TapFilter::default;
-        let matching = [
-            all(),
-            TapFilter {
-                workload: workload("shop/deployment/web"),
-                ..all()
-            },
-            TapFilter {
-                workload: workload("shop/deployment/cart"),
-                ..all()
-            },
-            TapFilter {
-                workload: workload("shop"),
-                ..all()
-            },
-            TapFilter {
-                workload: workload(""),
-                ..all()
-            },
-            TapFilter {
-                to: workload("shop//cart"),
-                from: workload("shop/deployment"),
-                ..all()
-            },
-            TapFilter {
-                method: "get".into(),
-                path_prefix: "/items".into(),
-                ..all()
-            },
-            TapFilter {
-                authority: "Cart.shop".into(),
-                ..all()
-            },
-            TapFilter {
-                authority: "cart.shop:80".into(),
-                ..all()
-            },
-            TapFilter {
-                status_min: 500,
-                status_max: 599,
-                ..all()
-            },
-            TapFilter {
-                status_min: 500,
-                ..all()
-            },
-        ];
-        for filter in matching {
-            assert!(matches(&filter, &event()), "{filter:?}");
-        }
-        let others = [
-            TapFilter {
-                workload: workload("shop/deployment/pay"),
-                ..all()
-            },
-            TapFilter {
-                to: workload("shop/deployment/web"),
-                ..all()
-            },
-            TapFilter {
-                from: workload("shop/deployment/cart"),
-                ..all()
-            },
-            TapFilter {
-                from: workload("shop/statefulset/web"),
-                ..all()
-            },
-            TapFilter {
-                method: "POST".into(),
-                ..all()
-            },
-            TapFilter {
-                path_prefix: "/cart".into(),
-                ..all()
-            },
-            TapFilter {
-                authority: "cart".into(),
-                ..all()
-            },
-            TapFilter {
-                authority: "cart.shop:8".into(),
-                ..all()
-            },
-            TapFilter {
-                status_min: 200,
-                status_max: 502,
-                ..all()
-            },
-        ];
-        for filter in others {
-            assert!(!matches(&filter, &event()), "{filter:?}");
-        }
-        let unknown = TapEvent {
-            source: None,
-            ..event()
-        };
-        assert!(!matches(
-            &TapFilter {
-                from: workload("shop"),
-                ..all()
-            },
-            &unknown
-        ));
     }
 
     #[test]
