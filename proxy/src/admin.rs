@@ -3,7 +3,7 @@
 mod belief;
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +22,7 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::config::Config;
 use crate::discovery::Discovery;
 use crate::drain::Drain;
+use crate::io::tune_remote;
 use crate::listen;
 use crate::logging::LogLevel;
 use crate::metrics::{self, Metrics};
@@ -46,22 +47,29 @@ pub(crate) struct Admin {
     pub(crate) log_level: LogLevel,
 }
 
+/// Listens on all addresses. Unlike the workers' ports this one is never shared, so that a second proxy in the
+/// same network namespace fails here instead of taking half of the connections of the first.
+pub(crate) fn bind(port: u16) -> anyhow::Result<TcpListener> {
+    let any = [
+        (Ipv6Addr::UNSPECIFIED, port).into(),
+        (Ipv4Addr::UNSPECIFIED, port).into(),
+    ];
+    let listen = || {
+        let listener = std::net::TcpListener::bind::<&[SocketAddr]>(&any)?;
+        listener.set_nonblocking(true)?;
+        TcpListener::from_std(listener)
+    };
+    listen().with_context(|| {
+        format!("can't listen on --admin-port {port} (is another proxy running in this pod?)")
+    })
+}
+
 impl Admin {
-    /// Listens now; what comes back serves for ever.
-    pub(crate) fn listen(self) -> anyhow::Result<impl Future<Output = ()> + Send + 'static> {
-        let port = self.config.admin_port;
-        let listener = listen::bind(port)
-            .and_then(TcpListener::from_std)
-            .with_context(|| format!("can't listen on --admin-port {port}"))?;
+    /// Serves for ever.
+    pub(crate) async fn run(self, listener: TcpListener) {
         let admin = Arc::new(self);
-        Ok(listen::accept(
-            listener,
-            crate::io::tune_remote,
-            std::future::pending(),
-            move |tcp, client| {
-                tokio::spawn(admin.clone().serve(tcp, client));
-            },
-        ))
+        let start = move |tcp, client| drop(tokio::spawn(admin.clone().serve(tcp, client)));
+        listen::accept(listener, tune_remote, std::future::pending(), start).await;
     }
 
     async fn serve(self: Arc<Self>, tcp: TcpStream, client: SocketAddr) {

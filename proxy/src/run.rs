@@ -5,11 +5,12 @@ use std::thread::JoinHandle;
 
 use anyhow::Context;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use socket2::{Domain, Socket, Type};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tonic::transport::Channel;
 
-use crate::admin::Admin;
+use crate::admin::{self, Admin};
 use crate::config::{AccessLog, Config, Controller, RunArgs};
 use crate::discovery::{Cache, Discovery, Stream};
 use crate::identity::Identity;
@@ -42,6 +43,10 @@ async fn serve(config: Arc<Config>, log_level: LogLevel) -> anyhow::Result<()> {
     let mut terminate = Terminate::new()?;
     // None of these tasks ends but by a panic. Without one of them the proxy would go stale unnoticed.
     let mut control = JoinSet::new();
+    let listener = admin::bind(config.admin_port)?;
+    if let Some(mark) = config.mark {
+        check_mark(mark)?;
+    }
     let (tls, metrics) = (Tls::new(), Metrics::new());
     let (trigger, drain) = drain::channel(config.drain_timeout);
     let discovery = match &config.controller {
@@ -71,7 +76,7 @@ async fn serve(config: Arc<Config>, log_level: LogLevel) -> anyhow::Result<()> {
         drain,
         log_level,
     };
-    control.spawn(admin.listen()?);
+    control.spawn(admin.run(listener));
     tracing::info!(
         namespace = config.namespace,
         pod = config.pod,
@@ -198,6 +203,15 @@ impl Terminate {
             _ = self.interrupt.recv() => {}
         }
     }
+}
+
+/// Without the mark the redirection would send every connection of the proxy back to it.
+fn check_mark(mark: u32) -> anyhow::Result<()> {
+    Socket::new(Domain::IPV4, Type::STREAM, None)
+        .and_then(|socket| socket.set_mark(mark))
+        .context(
+            "--mark can't be set on sockets: that needs NET_ADMIN or, since Linux 5.17, NET_RAW",
+        )
 }
 
 /// Two file descriptors per connection: the usual soft limit of 1024 is for programs that use select(2).

@@ -17,8 +17,8 @@ use super::{
     upload::Upload,
 };
 use crate::{
+    access_log,
     balance::Outcome,
-    config::AccessLog,
     metrics::{PeerMetrics, RequestRecord},
     target::Picked,
     worker::Worker,
@@ -92,7 +92,7 @@ impl Arrived {
         client: Option<SocketAddr>,
         started: Instant,
     ) -> Self {
-        let watches = worker.metrics.tap().active() || worker.config.access_log != AccessLog::Off;
+        let watches = worker.metrics.tap().active() || access_log::enabled();
         Self {
             worker: worker.clone(),
             method: head.method.clone(),
@@ -199,9 +199,7 @@ impl Arrived {
                 u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
             }),
         };
-        if self.worker.config.access_log == AccessLog::Json {
-            log(&event);
-        }
+        access_log::record(&event);
         if self.worker.metrics.tap().active() {
             self.worker.metrics.tap().offer(event);
         }
@@ -333,44 +331,6 @@ fn version_name(version: Version) -> &'static str {
         Version::HTTP_2 => "HTTP/2",
         _ => "HTTP/1.1",
     }
-}
-
-/// One line on standard output.
-fn log(event: &TapEvent) {
-    let workload = |workload: &Option<v1::Workload>| {
-        workload
-            .as_ref()
-            .map(|workload| format!("{}/{}", workload.namespace, workload))
-    };
-    let address = |address: &Option<v1::Address>| {
-        address
-            .as_ref()
-            .and_then(|address| SocketAddr::try_from(address).ok())
-            .map(|address| address.to_string())
-    };
-    let line = serde_json::json!({
-        "at_ms": event.at_ms,
-        "direction": event.direction().as_str_name().trim_start_matches("DIRECTION_").to_lowercase(),
-        "source": workload(&event.source),
-        "source_address": address(&event.source_address),
-        "destination": workload(&event.destination),
-        "destination_pod": event.destination_pod,
-        "destination_address": address(&event.destination_address),
-        "service": event.service.as_ref().map(ToString::to_string),
-        "peer_identity": event.peer_identity,
-        "version": event.version,
-        "method": event.method,
-        "authority": event.authority,
-        "path": event.path,
-        "status": event.status,
-        "grpc_status": (event.grpc_status >= 0).then_some(event.grpc_status),
-        "latency_us": event.latency_us,
-        "retries": event.retries,
-        "error": event.error,
-        "request_bytes": event.request_bytes,
-        "response_bytes": event.response_bytes,
-    });
-    println!("{line}");
 }
 
 /// Words that an answer carried, kept for the records.
