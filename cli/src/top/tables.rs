@@ -155,7 +155,11 @@ fn table<'a>(
         .column_spacing(1)
         .highlight_symbol("›")
         // One bar in the terminal's own colours, whatever the cells are painted in.
-        .row_highlight_style(Style::new().fg(Color::Reset).add_modifier(Modifier::REVERSED))
+        .row_highlight_style(
+            Style::new()
+                .fg(Color::Reset)
+                .add_modifier(Modifier::REVERSED),
+        )
 }
 
 /// Source, destination, method and route as they are written.

@@ -24,7 +24,7 @@ use tokio::{
 };
 
 use super::{
-    Event, Shared,
+    Event, Shared, bundle_file,
     container::{Keeper, Place, Status},
     process::{Slot, told},
     proxy,
@@ -386,7 +386,13 @@ impl Pod {
             let words = String::from_utf8_lossy(&output.stderr);
             return Err(format!("cannot write the redirection: {}", words.trim()));
         }
-        proxy::wait_for_bundle().await;
+        if !bundle_file().exists() {
+            self.tell(State {
+                reason: "waits for the controller: see `mesh local logs controller`".into(),
+                ..State::default()
+            });
+            proxy::wait_for_bundle().await;
+        }
         Ok(Keeper {
             container: proxy::container(),
             command: proxy::run(
