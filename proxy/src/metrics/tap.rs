@@ -152,6 +152,8 @@ impl Running {
 
 #[cfg(test)]
 mod tests {
+    use mesh_api::v1::Workload;
+
     use super::*;
 
     fn workload(text: &str) -> Option<Workload> {
