@@ -11,7 +11,7 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use crate::metrics::ConnectionGuard;
+use crate::metrics::{Cause, ConnectionGuard};
 use crate::tls::{ClientTls, ServerTls};
 
 /// A TCP connection whose first bytes may have been read already; they are read again.
@@ -121,6 +121,13 @@ impl Io {
     pub fn reset(self) {
         if let Err(error) = self.tcp().set_zero_linger() {
             tracing::debug!(%error, "can't reset a connection; closing it instead");
+        }
+    }
+
+    /// Counts that the peer broke the connection, where it counts for a peer.
+    pub fn count_broken(&self) {
+        if let Some(guard) = &self.counted {
+            guard.error(Cause::Reset);
         }
     }
 

@@ -69,6 +69,7 @@ pub async fn connection(
     let target = worker.target(destination);
     if !target.answered(READY_WAIT).await {
         tracing::info!(%client, %destination, "discovery did not answer in time: passing through");
+        refused(&worker, None).error(Cause::Undiscovered);
     }
     let (protocol, heard, upstream) = match target.protocol() {
         v1::Protocol::Opaque => (Protocol::Opaque, Bytes::new(), None),

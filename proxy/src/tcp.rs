@@ -59,7 +59,11 @@ pub async fn copy(mut client: Io, mut server: Io, heard: Bytes, banner: Bytes) -
     .await
     .or_else(|| up.refused().map(Broken::Server))
     .or_else(|| down.refused().map(Broken::Client));
-    if broken.is_some() {
+    if let Some(broken) = &broken {
+        match broken {
+            Broken::Client(_) => client.count_broken(),
+            Broken::Server(_) => server.count_broken(),
+        }
         client.reset();
         server.reset();
     }

@@ -106,13 +106,15 @@ pub enum Cause {
     NoEndpoint,
     /// The peer was silent for too long.
     IdleTimeout,
+    /// Discovery did not answer in time: the connection was passed through as if outside of the mesh.
+    Undiscovered,
     /// Anything else.
     Other,
 }
 
 impl Cause {
     /// All causes, in the order of their discriminants.
-    pub(super) const ALL: [Self; 14] = [
+    pub(super) const ALL: [Self; 15] = [
         Self::Refused,
         Self::ConnectTimeout,
         Self::Unreachable,
@@ -126,6 +128,7 @@ impl Cause {
         Self::Protocol,
         Self::NoEndpoint,
         Self::IdleTimeout,
+        Self::Undiscovered,
         Self::Other,
     ];
 
@@ -145,6 +148,7 @@ impl Cause {
             Self::Protocol => "protocol",
             Self::NoEndpoint => "no_endpoint",
             Self::IdleTimeout => "idle_timeout",
+            Self::Undiscovered => "undiscovered",
             Self::Other => "other",
         }
     }
@@ -336,6 +340,11 @@ impl Drop for PeerMetrics {
 }
 
 impl ConnectionGuard {
+    /// Counts that the connection failed after it was made.
+    pub fn error(&self, cause: Cause) {
+        self.peer.error(cause);
+    }
+
     /// Counts bytes that came from the peer.
     pub fn read(&self, bytes: u64) {
         self.peer.series.read_bytes.add(bytes);
