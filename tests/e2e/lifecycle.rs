@@ -1,6 +1,6 @@
 //! The beginning and the end of a mesh.
 
-use std::{fs, time::Duration};
+use std::{fs, process::Stdio, time::Duration};
 
 use mesh_tests::{Mesh, Options, figure, manifest::App};
 use nix::sys::signal::Signal;
@@ -85,7 +85,11 @@ fn figures_reach_the_commands() {
     let running = mesh.start(&mesh.pod("client"), load);
     running.wait_for("started", Duration::from_secs(10));
     std::thread::sleep(Duration::from_secs(5));
-    let tap = mesh.cli(&["tap", "deploy/web", "-o", "json", "--limit", "5"]);
+    let mut tap = mesh.cli_command(&["tap", "deploy/web", "-o", "json"]);
+    let mut tap = tap.stdout(Stdio::piped()).spawn().expect("mesh starts");
+    std::thread::sleep(Duration::from_secs(3));
+    tap.kill().expect("mesh tap runs until it is ended");
+    let tap = tap.wait_with_output().expect("what mesh tap printed");
     let tap = String::from_utf8_lossy(&tap.stdout).into_owned();
     for command in ["stat", "edges", "top"] {
         let json = mesh.cli_json(&[command]).to_string();

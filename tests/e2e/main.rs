@@ -16,18 +16,38 @@ mod rolling;
 mod screen;
 mod wire;
 
+use std::sync::LazyLock;
+
 use mesh_tests::{manifest::App, report::Load};
 
-/// The program with the servers and clients of the tests.
-const TESTAPP: &str = env!("CARGO_BIN_EXE_mesh-testapp");
+/// The program with the servers and clients of the tests: `$MESH_TESTAPP_BIN`, or the one built with them.
+fn testapp() -> &'static str {
+    static PATH: LazyLock<String> = LazyLock::new(|| {
+        std::env::var("MESH_TESTAPP_BIN")
+            .unwrap_or_else(|_| env!("CARGO_BIN_EXE_mesh-testapp").to_owned())
+    });
+    &PATH
+}
 
 /// A server of every protocol; nothing is said of its ports.
 fn server(name: &str) -> App {
     App::new(
         name,
         [
-            TESTAPP, "serve", "--http", "8080", "--grpc", "9090", "--echo", "7000", "--banner",
-            "7001", "--digest", "7002", "--reset", "7003",
+            testapp(),
+            "serve",
+            "--http",
+            "8080",
+            "--grpc",
+            "9090",
+            "--echo",
+            "7000",
+            "--banner",
+            "7001",
+            "--digest",
+            "7002",
+            "--reset",
+            "7003",
         ],
     )
     .port(8080)
@@ -43,7 +63,7 @@ fn server(name: &str) -> App {
 fn load(kind: &str, url: &str, rate: u32, seconds: f64) -> Vec<String> {
     let (rate, seconds) = (rate.to_string(), seconds.to_string());
     [
-        TESTAPP,
+        testapp(),
         "load",
         "--kind",
         kind,

@@ -2,18 +2,18 @@
 
 use mesh_tests::{Mesh, Options, figure, manifest::App, report::Malformed};
 
-use crate::TESTAPP;
+use crate::testapp;
 
 /// Sends the whole table from one pod and fails with the rows that were answered otherwise than documented.
 fn table(test: &str, from: App) {
-    let web = App::new("web", [TESTAPP, "serve", "--http", "8080"])
+    let web = App::new("web", [testapp(), "serve", "--http", "8080"])
         .port_of(8080, "http")
         .ready_at("/ready", 8080);
     let Some(mesh) = Mesh::up(test, &[web, from], &Options::default()) else {
         return;
     };
     let pod = mesh.pod("client");
-    let rows: Vec<Malformed> = mesh.exec(&pod, [TESTAPP, "malformed", "web:8080"]).json();
+    let rows: Vec<Malformed> = mesh.exec(&pod, [testapp(), "malformed", "web:8080"]).json();
     let wrong: Vec<_> = rows.iter().filter(|row| !row.ok).collect();
     figure!(
         "{} of {} rows as documented",

@@ -4,7 +4,7 @@ use std::{thread, time::Duration};
 
 use mesh_tests::{Mesh, Options, Running, figure, manifest::App, report::Strain};
 
-use crate::{TESTAPP, server};
+use crate::{server, testapp};
 
 const MIB: u64 = 1 << 20;
 
@@ -40,7 +40,7 @@ fn a_body_of_one_gigabyte() {
         return;
     };
     let before = resident(&mesh);
-    let command = [TESTAPP, "strain", "upload", "http://web:8080"];
+    let command = [testapp(), "strain", "upload", "http://web:8080"];
     let upload = mesh.start(&mesh.pod("client"), command);
     let (strain, peak) = peak(&mesh, upload, Duration::from_secs(120));
     let rate = strain.bytes as f64 / strain.ms / 1000.0;
@@ -59,7 +59,7 @@ fn a_client_that_does_not_read() {
         return;
     };
     let before = resident(&mesh);
-    let command = [TESTAPP, "strain", "deaf", "http://web:8080"];
+    let command = [testapp(), "strain", "deaf", "http://web:8080"];
     let deaf = mesh.start(&mesh.pod("client"), command);
     let (strain, peak) = peak(&mesh, deaf, Duration::from_secs(60));
     figure!("RSS client, server: {before:?} → at most {peak:?} MiB");
@@ -83,7 +83,7 @@ fn ten_thousand_idle_connections() {
     let before = resident(&mesh);
     let number = count.to_string();
     let command = [
-        TESTAPP,
+        testapp(),
         "strain",
         "idle",
         "http://web:8080",
@@ -124,7 +124,7 @@ fn slow_loris() {
     let before = resident(&mesh);
     for client in ["client", "stranger"] {
         let command = [
-            TESTAPP,
+            testapp(),
             "strain",
             "loris",
             "http://web:8080",

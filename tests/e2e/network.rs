@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use mesh_tests::{Mesh, Options, figure, manifest::App, metrics, report::Load};
 
-use crate::{TESTAPP, load, server};
+use crate::{load, server, testapp};
 
 fn get(mesh: &Mesh, pod: &str, url: &str) -> String {
     mesh.exec(pod, ["curl", "-g", "-s", "-S", "--max-time", "10", url])
@@ -162,7 +162,7 @@ fn pods_that_are_not_meshed_talk_with_those_that_are() {
             "tcp", to, "--echo", "7000", "--banner", "7001", "--digest", "7002", "--reset", "7003",
         ];
         let checks: Vec<mesh_tests::report::Check> = mesh
-            .exec(&mesh.pod(from), [&[TESTAPP, "check"], &tcp[..]].concat())
+            .exec(&mesh.pod(from), [&[testapp(), "check"], &tcp[..]].concat())
             .json();
         let failed: Vec<_> = checks
             .iter()

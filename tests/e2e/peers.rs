@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use mesh_tests::{Mesh, Options, binary, figure, manifest::App, metrics, skip};
 
-use crate::{TESTAPP, server};
+use crate::{server, testapp};
 
 #[test]
 fn foreign_certificates_are_refused_and_counted() {
@@ -18,7 +18,7 @@ fn foreign_certificates_are_refused_and_counted() {
     let before = errors(&mesh);
     for alpn in ["mesh-http/1.1", "mesh-h2", "mesh-tcp"] {
         let call = [
-            TESTAPP,
+            testapp(),
             "foreign",
             "call",
             &format!("{}:8080", web.ip),

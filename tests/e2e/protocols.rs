@@ -4,7 +4,7 @@ use std::process::Command;
 
 use mesh_tests::{Mesh, Options, binary, figure, manifest::App, pattern, report::Check, skip};
 
-use crate::{TESTAPP, server};
+use crate::{server, testapp};
 
 fn mesh(test: &str) -> Option<Mesh> {
     Mesh::up(
@@ -16,7 +16,7 @@ fn mesh(test: &str) -> Option<Mesh> {
 
 /// Runs a list of checks in the client's pod.
 fn check(mesh: &Mesh, arguments: &[&str]) -> Vec<Check> {
-    let command = [&[TESTAPP, "check"], arguments].concat();
+    let command = [&[testapp(), "check"], arguments].concat();
     mesh.exec(&mesh.pod("client"), command).json()
 }
 

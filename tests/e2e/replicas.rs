@@ -4,7 +4,7 @@ use std::{thread, time::Duration};
 
 use mesh_tests::{Mesh, Options, figure, manifest::App, path, report::Load};
 
-use crate::{TESTAPP, load, server, summary};
+use crate::{load, server, summary, testapp};
 
 fn mesh(test: &str) -> Option<Mesh> {
     let apps = [server("web").replicas(3), App::client("client")];
@@ -12,7 +12,7 @@ fn mesh(test: &str) -> Option<Mesh> {
 }
 
 fn faults(mesh: &Mesh, pod: &str, faults: &[&str]) {
-    mesh.exec(pod, [&[TESTAPP, "faults"], faults].concat())
+    mesh.exec(pod, [&[testapp(), "faults"], faults].concat())
         .good();
 }
 

@@ -4,7 +4,7 @@ use std::{collections::HashMap, fs, thread, time::Duration};
 
 use mesh_tests::{Mesh, Options, figure, manifest::App, report::Load};
 
-use crate::{TESTAPP, load, server, summary};
+use crate::{load, server, summary, testapp};
 
 #[test]
 fn a_rolling_restart_fails_no_request() {
@@ -57,7 +57,7 @@ fn a_rolling_restart_fails_no_request() {
 fn a_killed_replica_fails_no_get_and_repeats_no_post() {
     let folder = tempfile::tempdir().expect("a folder for the ids");
     let path = folder.path().to_str().expect("a plain path");
-    let serve = [TESTAPP, "serve", "--http", "8080", "--executed", path];
+    let serve = [testapp(), "serve", "--http", "8080", "--executed", path];
     let web = App::new("web", serve)
         .port(8080)
         .ready_at("/ready", 8080)

@@ -8,14 +8,14 @@ use mesh_tests::{
     report::{Capture, Load},
 };
 
-use crate::{TESTAPP, load, server};
+use crate::{load, server, testapp};
 
 const MARKER: &str = "MARKER-7f3a9c51e2d84b06";
 
 /// Sends the marker to `service` in a path, a header's place and a gRPC name, while all links are watched.
 fn capture(mesh: &Mesh, service: &str) -> (Capture, Load) {
     let watch = [
-        TESTAPP,
+        testapp(),
         "capture",
         "--marker",
         MARKER,

@@ -32,7 +32,7 @@ const ROWS: &[(&str, &str, Expect)] = &[
     ),
     (
         "bare CR instead of a line break",
-        "GET /malformed HTTP/1.1\rHost: x\r\r",
+        "GET /malformed HTTP/1.1\rHost: x\r\n\r\n",
         BAD,
     ),
     (
