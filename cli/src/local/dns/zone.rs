@@ -5,7 +5,7 @@ use std::{
     net::{Ipv4Addr, Ipv6Addr},
 };
 
-use crate::local::engine::services::ServiceView;
+use crate::local::engine::services::{EndpointView, ServiceView};
 
 /// The zone's own name.
 pub(crate) const DOMAIN: &str = "cluster.local";
@@ -67,17 +67,13 @@ impl Zone {
             return;
         }
         for endpoint in service.endpoints.iter().filter(|endpoint| endpoint.ready) {
-            let records = self.entry(&base);
-            records.a.push(endpoint.ip);
-            records.aaaa.push(endpoint.ip6);
+            self.address(&base, service, endpoint);
             // A pod without a name of its own is named by its address, as CoreDNS does.
             let own = match &endpoint.hostname {
                 Some(hostname) => format!("{hostname}.{base}"),
                 None => format!("{}.{base}", endpoint.ip.to_string().replace('.', "-")),
             };
-            let records = self.entry(&own);
-            records.a.push(endpoint.ip);
-            records.aaaa.push(endpoint.ip6);
+            self.address(&own, service, endpoint);
             for (port, target) in service.ports.iter().zip(&endpoint.ports) {
                 if let Some(target) = target {
                     self.srv(
@@ -89,6 +85,14 @@ impl Zone {
                     );
                 }
             }
+        }
+    }
+
+    fn address(&mut self, name: &str, service: &ServiceView, endpoint: &EndpointView) {
+        let records = self.entry(name);
+        records.a.push(endpoint.ip);
+        if service.ipv6 {
+            records.aaaa.push(endpoint.ip6);
         }
     }
 
@@ -119,7 +123,7 @@ impl Zone {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::local::engine::services::{EndpointView, PortView};
+    use crate::local::engine::services::PortView;
 
     fn zone(cluster_ip: Option<Ipv4Addr>) -> Zone {
         let endpoint = EndpointView {
@@ -137,6 +141,7 @@ mod tests {
             namespace: "shop".into(),
             name: "db".into(),
             cluster_ip,
+            ipv6: false,
             ports: vec![PortView {
                 name: Some("sql".into()),
                 port: 5432,

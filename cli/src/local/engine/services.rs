@@ -33,6 +33,9 @@ pub(crate) struct ServiceView {
     pub(crate) name: String,
     /// `None`: headless.
     pub(crate) cluster_ip: Option<Ipv4Addr>,
+    /// Whether its pods' IPv6 addresses have names: as on most clusters only where `ipFamilies` asks for it, because
+    /// many servers listen on IPv4 only.
+    pub(crate) ipv6: bool,
     pub(crate) ports: Vec<PortView>,
     pub(crate) endpoints: Vec<EndpointView>,
 }
@@ -98,6 +101,11 @@ pub(crate) fn resolve(
             namespace: key.0.clone(),
             name: key.1.clone(),
             cluster_ip: addresses.get(key).copied(),
+            ipv6: spec
+                .ip_families
+                .iter()
+                .flatten()
+                .any(|family| family == "IPv6"),
             ports: ports.iter().filter_map(PortView::of).collect(),
             endpoints: endpoints.collect(),
         })

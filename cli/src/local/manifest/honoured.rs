@@ -80,6 +80,8 @@ const SERVICE: &[&str] = &[
     "spec.clusterIP",
     "spec.type",
     "spec.ports.*",
+    "spec.ipFamilies.*",
+    "spec.ipFamilyPolicy",
     "spec.publishNotReadyAddresses",
     "spec.internalTrafficPolicy",
 ];

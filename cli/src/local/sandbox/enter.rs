@@ -54,7 +54,7 @@ pub(super) fn run() -> anyhow::Result<ExitCode> {
     supervise(init, &signals, config.detached)
 }
 
-/// Signals become something to poll for; std gives children an empty mask again.
+/// Signals become something to poll for.
 fn signals() -> nix::Result<SignalFd> {
     let mut set = SigSet::empty();
     for signal in [

@@ -21,6 +21,8 @@ mod run;
 
 use std::{ffi::CStr, process::ExitCode};
 
+use nix::sys::signal::SigSet;
+
 pub(crate) use mounts::{NameFiles, STATE_DIR, name_files};
 pub(crate) use pod::{PodNetwork, READY as POD_READY, Volume};
 
@@ -50,7 +52,11 @@ pub fn run(step: Step) -> anyhow::Result<ExitCode> {
     match step {
         Step::Enter => enter::run(),
         Step::Init => named(c"mesh-init", init::run),
-        Step::Engine => named(c"mesh-engine", super::engine::run),
+        Step::Engine => named(c"mesh-engine", || {
+            // Its parents take signals by waiting for them, and children inherit what is blocked.
+            SigSet::all().thread_unblock()?;
+            super::engine::run()
+        }),
         Step::Pod(args) => named(c"mesh-pod", || pod::run(&args)),
         Step::Run(args) => run::run(args),
     }
