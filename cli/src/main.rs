@@ -20,6 +20,8 @@ enum Command {
     Down(mesh::down::Args),
     /// Look into a mesh that runs on this machine, and disturb it.
     Local(mesh::local_commands::Args),
+    /// Run a built-in application as a mesh on this machine, and watch it live.
+    Demo(mesh::demo::Args),
     /// Show success rate, requests per second and latency of workloads and services.
     Stat(mesh::stat::Args),
     /// Show who talks to whom, and how it is secured.
@@ -51,6 +53,7 @@ fn main() -> ExitCode {
         Command::Edges(args) => mesh::edges::run(args).map(|()| ExitCode::SUCCESS),
         Command::Tap(args) => mesh::tap::run(args).map(|()| ExitCode::SUCCESS),
         Command::Top(args) => mesh::top::run(args).map(|()| ExitCode::SUCCESS),
+        Command::Demo(args) => mesh::demo::run(args).map(|()| ExitCode::SUCCESS),
         Command::DemoApp(role) => mesh::demo::app::run(role).map(|()| ExitCode::SUCCESS),
         Command::Controller(command) => mesh_controller::main(command).map(|()| ExitCode::SUCCESS),
         Command::Proxy(command) => mesh_proxy::main(command).map(|()| ExitCode::SUCCESS),

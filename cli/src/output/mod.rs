@@ -115,10 +115,10 @@ pub fn no_color() -> bool {
 }
 
 /// Whether an error only says that the reader of our output went away, as `head` does: no failure.
+///
+/// Only our own writes fail with a bare I/O error; a connection that broke is inside of another error.
 pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| {
-        cause
-            .downcast_ref::<io::Error>()
-            .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
-    })
+    error
+        .downcast_ref::<io::Error>()
+        .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
