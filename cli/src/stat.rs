@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use mesh_api::v1::{self, Selector, StatRequest, observe_client::ObserveClient};
+use mesh_api::v1::{self, EdgesRequest, Selector, StatRequest, observe_client::ObserveClient};
 use serde::Serialize;
 use tonic::transport::Channel;
 
 use crate::{
     client::{self, MeshArgs},
+    edges::{self, Edge},
     output::{Cell, Figures, Format, Output, Print, Table, Tone, number},
     resource::{self, Scope},
 };
@@ -125,7 +126,40 @@ pub async fn fetch(
     }
     report.rows.sort_by(|a, b| a.key().cmp(&b.key()));
     report.rows.dedup_by(|a, b| a.key() == b.key());
+    secure_connections(client, requests, &mut report.rows).await?;
     Ok(report)
+}
+
+/// Where no request tells how a workload is secured, its connections do.
+async fn secure_connections(
+    client: &mut ObserveClient<Channel>,
+    requests: &[StatRequest],
+    rows: &mut [Row],
+) -> Result<()> {
+    let silent = |row: &&mut Row| row.kind != "service" && row.figures.requests() == 0;
+    let window_s = requests.iter().map(|request| request.window_s).max();
+    if rows.iter_mut().find(silent).is_none() {
+        return Ok(());
+    }
+    let request = EdgesRequest {
+        selector: Some(Selector::default()),
+        window_s: window_s.unwrap_or_default(),
+    };
+    let edges = edges::fetch(client, &[request]).await?;
+    for row in rows.iter_mut().filter(silent) {
+        let leads_here = |edge: &&Edge| {
+            edge.destination.as_ref().is_some_and(|to| {
+                (&to.namespace, &to.kind, &to.name) == (&row.namespace, &row.kind, &row.name)
+            })
+        };
+        let (mut all, mut secured) = (0, 0);
+        for edge in edges.iter().filter(leads_here) {
+            all += 1;
+            secured += u32::from(edge.secured);
+        }
+        row.figures.secured_rate = (all > 0).then(|| f64::from(secured) / f64::from(all));
+    }
+    Ok(())
 }
 
 /// The columns of `mesh stat`.

@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::{
     client::{self, MeshArgs},
     edges,
-    output::{Format, Output, Tone, number},
+    output::{Format, Output, Tone, number, shorten},
     resource::{self, Scope},
 };
 
@@ -169,7 +169,14 @@ fn line(event: &TapEvent, format: Format, zone: &TimeZone, color: bool) -> Strin
     let (status, tone) = status(event);
     let mut parts = vec![
         Tone::Dim.paint(&time, color),
-        format!("{source:<16} → {destination:<16}"),
+        match wide {
+            true => format!("{source} → {destination}"),
+            false => format!(
+                "{:<16} → {:<16}",
+                shorten(&source, 16),
+                shorten(&destination, 16)
+            ),
+        },
         tone.paint(&format!("{status:<8}"), color),
         format!("{:>6}", number::duration(event.latency_us)),
         format!("{} {}", event.method, event.path),

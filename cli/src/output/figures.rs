@@ -25,7 +25,7 @@ pub struct Figures {
     pub retried: u64,
     /// Requests on connections secured by mTLS.
     pub secured: u64,
-    /// `secured` as a share of all, 0 to 1; none without requests.
+    /// `secured` as a share of all, 0 to 1; without requests the share of connections, if it is known.
     pub secured_rate: Option<f64>,
 }
 
@@ -65,13 +65,16 @@ impl Figures {
 
     /// The share of requests that mTLS secured.
     pub fn secured_cell(&self) -> Cell {
-        let tone = match (self.secured, self.requests()) {
-            (_, 0) => Tone::Dim,
-            (secured, all) if secured >= all => Tone::Good,
-            (0, _) => Tone::Bad,
-            _ => Tone::Warn,
+        let (text, tone) = match self.secured_rate {
+            None => (number::NONE.into(), Tone::Dim),
+            Some(1.0..) => ("100%".into(), Tone::Good),
+            Some(share) if share > 0.0 => (
+                number::percent((share * 10_000.0) as u64, 10_000),
+                Tone::Warn,
+            ),
+            Some(_) => ("0%".into(), Tone::Bad),
         };
-        Cell::figure(number::percent(self.secured, self.requests())).tone(tone)
+        Cell::figure(text).tone(tone)
     }
 }
 

@@ -9,7 +9,7 @@ pub mod number;
 pub mod table;
 
 pub use figures::Figures;
-pub use table::{Cell, Table, Tone};
+pub use table::{Cell, Table, Tone, shorten};
 
 /// What `-o` takes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]

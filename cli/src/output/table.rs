@@ -130,6 +130,19 @@ impl Table {
     }
 }
 
+/// At most `width` characters; the middle makes room, since names differ at their ends.
+pub fn shorten(text: &str, width: usize) -> String {
+    let length = text.chars().count();
+    if length <= width {
+        return text.into();
+    }
+    let keep = width.saturating_sub(1);
+    let (head, tail) = (keep.div_ceil(2), keep / 2);
+    let start: String = text.chars().take(head).collect();
+    let end: String = text.chars().skip(length - tail).collect();
+    format!("{start}…{end}")
+}
+
 fn write_row(out: &mut impl Write, row: &[Cell], widths: &[usize], color: bool) -> io::Result<()> {
     let last = row.len().saturating_sub(1);
     for (column, (cell, wide)) in row.iter().zip(widths).enumerate() {
@@ -151,6 +164,8 @@ fn width(text: &str) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn written(color: bool) -> String {
@@ -188,6 +203,20 @@ mod tests {
         }
         assert_eq!(plain, written(false));
         assert!(written(true).contains("\x1b[31mno\x1b[0m"));
+    }
+
+    #[test]
+    fn both_ends_of_a_name_stay() {
+        assert_eq!(shorten("catalog-slow", 12), "catalog-slow");
+        assert_eq!(shorten("catalog-slow", 9), "cata…slow");
+        assert_eq!(shorten("catalog", 1), "…");
+    }
+
+    proptest! {
+        #[test]
+        fn names_fit(text in "\\PC{0,40}", width in 1usize..50) {
+            prop_assert!(shorten(&text, width).chars().count() <= width);
+        }
     }
 
     #[test]

@@ -64,10 +64,10 @@ impl Row {
         }
     }
 
-    /// A row of connections that carry no requests; none if there is none open, or requests were counted.
+    /// A row of connections that carry no requests; none if requests were counted.
     pub fn of_connections(edge: &Edge, namespaces: bool) -> Option<Self> {
         let figures = Figures::from(&edge.traffic);
-        if edge.tcp_open == 0 || figures.requests() > 0 || edge.security() == Security::Loopback {
+        if figures.requests() > 0 || edge.security() == Security::Loopback {
             return None;
         }
         let (security, secured, _) = edges::security(edge.security());

@@ -13,7 +13,7 @@ use super::{
     row::{Column, Row},
     state::App,
 };
-use crate::output::{Cell, Tone, number};
+use crate::output::{Cell, Tone, number, shorten};
 
 /// From this width on, what the narrow table leaves out has room.
 const WIDE: u16 = 110;
@@ -221,19 +221,6 @@ fn fit(natural: &[usize], room: usize) -> Vec<usize> {
     widths
 }
 
-/// At most `width` characters; the middle makes room, since names differ at their ends.
-fn shorten(text: &str, width: usize) -> String {
-    let length = text.chars().count();
-    if length <= width {
-        return text.into();
-    }
-    let keep = width.saturating_sub(1);
-    let (head, tail) = (keep.div_ceil(2), keep / 2);
-    let start: String = text.chars().take(head).collect();
-    let end: String = text.chars().skip(length - tail).collect();
-    format!("{start}…{end}")
-}
-
 /// A line of blocks as high as each second's rate against the highest; seconds are averaged where there
 /// are more than `width`.
 fn sparkline(history: &[f32], width: usize) -> String {
@@ -264,13 +251,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_ends_of_a_name_stay() {
-        assert_eq!(shorten("catalog-slow", 12), "catalog-slow");
-        assert_eq!(shorten("catalog-slow", 9), "cata…slow");
-        assert_eq!(shorten("catalog", 1), "…");
-    }
-
-    #[test]
     fn a_trend_shows_what_was_and_what_was_not() {
         assert_eq!(sparkline(&[0.0, 1.0, 4.0, 8.0], 4), " ▁▄█");
         assert_eq!(sparkline(&[2.0, 2.0, 0.0, 0.0], 2), "█ ");
@@ -283,11 +263,6 @@ mod tests {
             let fitted = fit(&natural, room);
             prop_assert!(fitted.iter().sum::<usize>() <= room.max(4));
             prop_assert!(fitted.iter().zip(&natural).all(|(f, n)| f <= n && *f > 0));
-        }
-
-        #[test]
-        fn names_fit(text in "\\PC{0,40}", width in 1usize..50) {
-            prop_assert!(shorten(&text, width).chars().count() <= width);
         }
 
         #[test]

@@ -24,7 +24,7 @@ use v1::{
 };
 
 /// Prices that a watch tells before it ends.
-const TICKS: usize = 20;
+const TICKS: usize = 16;
 const TICK: Duration = Duration::from_millis(250);
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 

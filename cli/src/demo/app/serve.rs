@@ -22,7 +22,7 @@ use tokio::{
 };
 
 /// What in-flight work gets after SIGTERM.
-const GRACE: Duration = Duration::from_secs(20);
+const GRACE: Duration = Duration::from_secs(5);
 
 /// An answer of the shop over HTTP.
 pub(super) type Answer = (StatusCode, String);

@@ -40,7 +40,7 @@ pub(super) async fn run(rps: f64) -> Result<()> {
 }
 
 async fn visit(client: Client) -> Result<String> {
-    let user = format!("user-{}", fastrand::u32(1..=20));
+    let user = fastrand::u32(1..=20);
     let product = fastrand::u32(1..=PRODUCTS);
     match fastrand::u32(0..100) {
         0..30 => client.read("http://web/").await,

@@ -10,6 +10,7 @@ use super::{
     http::Client,
     lines, pricing,
     serve::{self, Answer},
+    services::PRODUCTS,
 };
 
 /// Serves the pages.
@@ -78,13 +79,14 @@ impl Shop {
         Ok(format!("{user} ordered {items}"))
     }
 
-    /// Keeps one long gRPC stream open, as a page with moving prices would.
+    /// Reads a long gRPC stream now and then, as a page with moving prices would. Rarely, so that the
+    /// seconds that it takes don't become the 99th percentile.
     async fn follow_prices(self) {
         loop {
-            if let Err(error) = self.pricing.watch(fastrand::u32(1..=12)).await {
+            if let Err(error) = self.pricing.watch(fastrand::u32(1..=PRODUCTS)).await {
                 eprintln!("web: watching prices: {error:#}");
-                tokio::time::sleep(Duration::from_secs(1)).await;
             }
+            tokio::time::sleep(Duration::from_secs(fastrand::u64(10..30))).await;
         }
     }
 }
