@@ -8,6 +8,7 @@ use std::{
     future::{Future, poll_fn},
     pin::Pin,
     rc::Rc,
+    task::Waker,
     time::Duration,
 };
 
@@ -141,6 +142,8 @@ struct Http2State {
     /// The peer knows extended CONNECT (RFC 8441).
     extended_connect: Cell<bool>,
     in_flight: Cell<usize>,
+    /// The task's: hyper does not wake it for the peer's settings.
+    waker: Cell<Option<Waker>>,
 }
 
 impl Http2 {
@@ -160,6 +163,7 @@ impl Http2 {
             max_streams: Cell::new(connection.current_max_send_streams()),
             extended_connect: Cell::new(false),
             in_flight: Cell::new(0),
+            waker: Cell::new(None),
         });
         let known = state.clone();
         spawn_local(async move {
@@ -170,6 +174,7 @@ impl Http2 {
                     known
                         .extended_connect
                         .set(connection.is_extended_connect_protocol_enabled());
+                    known.waker.set(Some(cx.waker().clone()));
                 }
                 ended
             });
@@ -216,6 +221,9 @@ impl Http2Stream {
         for _ in 0..100 {
             if self.0.state.extended_connect.get() {
                 return true;
+            }
+            if let Some(waker) = self.0.state.waker.take() {
+                waker.wake();
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }

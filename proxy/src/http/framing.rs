@@ -150,15 +150,16 @@ impl Conversation {
                     *left -= length as u64;
                     length
                 }
-                State::Chunked(chunk) => match chunk.advance(rest) {
-                    Err(rejection) => return (passed, Then::RefuseBody(rejection)),
-                    Ok((length, true)) => {
-                        self.end_of_body();
-                        length
+                State::Chunked(chunk) => {
+                    let mut length = 0;
+                    match chunk.advance(rest, &mut length) {
+                        Err(rejection) => return (passed + length, Then::RefuseBody(rejection)),
+                        Ok(true) => self.end_of_body(),
+                        Ok(false) if length == 0 => return (passed, Then::More),
+                        Ok(false) => {}
                     }
-                    Ok((0, false)) => return (passed, Then::More),
-                    Ok((length, false)) => length,
-                },
+                    length
+                }
             };
             passed += step;
         }
@@ -227,14 +228,13 @@ impl Chunk {
         }
     }
 
-    /// Returns how many bytes pass, and whether the body ended with them. A trailer line passes
-    /// only as a whole.
-    fn advance(&mut self, bytes: &[u8]) -> Result<(usize, bool), Rejection> {
+    /// Moves `at` over the bytes that pass; returns whether the body ended with them. A trailer line
+    /// passes only as a whole.
+    fn advance(&mut self, bytes: &[u8], at: &mut usize) -> Result<bool, Rejection> {
         const SIZE: Rejection = Rejection::bad("a chunk size is not a hexadecimal number");
         const END: Rejection = Rejection::bad("a chunk does not end where its size says");
-        let mut at = 0;
-        while at < bytes.len() {
-            let byte = bytes[at];
+        while *at < bytes.len() {
+            let byte = bytes[*at];
             self.part = match self.part {
                 Part::Size { digits, size } => match (char::from(byte).to_digit(16), byte) {
                     // 16 digits are 64 bits; a size that is longer is an attempt to overflow.
@@ -268,9 +268,9 @@ impl Chunk {
                     _ => return Err(SIZE),
                 },
                 Part::Data(left) => {
-                    let rest = bytes.len() - at;
+                    let rest = bytes.len() - *at;
                     let length = usize::try_from(left).map_or(rest, |l| l.min(rest));
-                    at += length;
+                    *at += length;
                     let left = left - length as u64;
                     self.part = if left == 0 {
                         Part::DataCr
@@ -282,18 +282,21 @@ impl Chunk {
                 Part::DataCr if byte == b'\r' => Part::DataLf,
                 Part::DataLf if byte == b'\n' => Part::Size { digits: 0, size: 0 },
                 Part::DataCr | Part::DataLf => return Err(END),
-                Part::Trailer => match self.trailer_line(&bytes[at..])? {
-                    None => return Ok((at, false)),
-                    Some(2) => return Ok((at + 2, true)),
+                Part::Trailer => match self.trailer_line(&bytes[*at..])? {
+                    None => return Ok(false),
+                    Some(2) => {
+                        *at += 2;
+                        return Ok(true);
+                    }
                     Some(length) => {
-                        at += length;
+                        *at += length;
                         continue;
                     }
                 },
             };
-            at += 1;
+            *at += 1;
         }
-        Ok((at, false))
+        Ok(false)
     }
 
     /// The length of the trailer line that begins here, once it is complete; 2 ends the section.
