@@ -46,7 +46,7 @@ pub struct RunArgs {
     /// Socket mark of the proxy's own connections, by which the redirection knows them.
     #[arg(long, env = "MESH_MARK", value_name = "MARK", value_parser = parse_mark)]
     pub mark: Option<u32>,
-    /// Log level or filter, for example "info" or "info,mesh_proxy::tls=debug".
+    /// Log level of the proxy's own code, or a filter such as "warn,mesh_proxy::tls=debug,h2=info".
     #[arg(
         long,
         env = "MESH_LOG_LEVEL",

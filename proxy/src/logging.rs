@@ -2,6 +2,7 @@
 
 use std::io::IsTerminal;
 
+use tracing::level_filters::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
@@ -74,20 +75,20 @@ fn parse(filter: &str) -> Result<EnvFilter, LogError> {
         return Err(refused("it is empty".to_owned()));
     }
     // A bare word that is no level would be taken for the name of a module, and silence everything.
-    let is_level_or_directive = |part: &str| {
-        part.contains(['=', '[', ':'])
-            || part
-                .trim()
-                .parse::<tracing::level_filters::LevelFilter>()
-                .is_ok()
-    };
+    let is_level_or_directive =
+        |part: &str| part.contains(['=', '[', ':']) || part.trim().parse::<LevelFilter>().is_ok();
     if !filter.split(',').all(is_level_or_directive) {
         return Err(refused(
             "the levels are off, error, warn, info, debug and trace".to_owned(),
         ));
     }
+    // A bare level is the proxy's own: what its libraries say below "warn" is for their authors.
+    let filter = match filter.trim().parse::<LevelFilter>() {
+        Ok(level) => format!("{},mesh_proxy={level}", level.min(LevelFilter::WARN)),
+        Err(_) => filter.trim().to_owned(),
+    };
     EnvFilter::builder()
-        .parse(filter.trim())
+        .parse(filter)
         .map_err(|error| refused(error.to_string()))
 }
 

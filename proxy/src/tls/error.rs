@@ -11,7 +11,7 @@ use rustls::{AlertDescription, CertificateError};
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum TlsError {
     /// This proxy has no certificate, or the one it has is over.
-    #[error("this proxy has no valid certificate yet")]
+    #[error("this proxy has no certificate that is valid now: is the controller reachable?")]
     NotReady,
     /// The peer is not who it should be.
     #[error("the peer is {found}, not {expected}")]

@@ -118,3 +118,52 @@ fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
         .ok()
         .map(u32::from_ne_bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::init::nft::encode;
+
+    /// `struct nlmsghdr` and `struct nlmsgerr` with this code.
+    fn answer(sequence: u32, code: i32) -> Vec<u8> {
+        let mut bytes = 20u32.to_ne_bytes().to_vec();
+        bytes.extend(ERROR.to_ne_bytes());
+        bytes.extend(0u16.to_ne_bytes());
+        bytes.extend(sequence.to_ne_bytes());
+        bytes.extend(0u32.to_ne_bytes());
+        bytes.extend(code.to_ne_bytes());
+        bytes
+    }
+
+    #[test]
+    fn answers_name_the_refused_step() {
+        let batch = encode::remove("mesh");
+        let last = batch.answered;
+        assert!(read_answer(&answer(last, 0), &batch).unwrap());
+        assert!(
+            !read_answer(&answer(last - 1, 0), &batch).unwrap(),
+            "not the last one"
+        );
+        let several = [answer(last - 1, 0), answer(last, 0)].concat();
+        assert!(read_answer(&several, &batch).unwrap());
+        let refused = read_answer(&answer(last, -(Errno::EBUSY as i32)), &batch).unwrap_err();
+        assert!(
+            refused.to_string().contains("while deleting table mesh"),
+            "{refused}"
+        );
+        let missing = read_answer(&answer(last, -(Errno::ENOENT as i32)), &batch).unwrap_err();
+        assert!(matches!(missing, NftError::Unsupported { .. }), "{missing}");
+    }
+
+    proptest! {
+        #[test]
+        fn no_answer_panics(bytes: Vec<u8>, cut in 0usize..24) {
+            let batch = encode::remove("mesh");
+            let _ = read_answer(&bytes, &batch);
+            let whole = answer(batch.answered, i32::MIN);
+            let _ = read_answer(&whole[..cut.min(whole.len())], &batch);
+        }
+    }
+}
