@@ -38,7 +38,7 @@ use mesh_api::local::{DownRequest, ListRequest, ListResponse};
 use nix::unistd::geteuid;
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
-    process::{Child, Command},
+    process::{Child, ChildStdin, Command},
     time::{sleep, timeout},
 };
 
@@ -100,6 +100,8 @@ impl Default for Options {
 pub struct Mesh {
     address: LocalMesh,
     sandbox: Child,
+    /// Closing it ends the mesh. Not left inside of `sandbox`: waiting for a child closes its input.
+    input: Option<ChildStdin>,
     words: Arc<Mutex<Vec<String>>>,
     warnings: Vec<String>,
 }
@@ -144,11 +146,12 @@ impl Mesh {
         }
         let mut mesh = Self {
             address,
+            input: sandbox.stdin.take(),
             sandbox,
             words,
             warnings: manifests.warnings.into_iter().collect(),
         };
-        if let Some(input) = &mut mesh.sandbox.stdin {
+        if let Some(input) = &mut mesh.input {
             // A sandbox that has failed already says why.
             let _ = input.write_all(config.as_bytes()).await;
         }
@@ -192,7 +195,7 @@ impl Mesh {
     /// It does not end.
     pub async fn stop(mut self) -> anyhow::Result<()> {
         stop(&self.address).await?;
-        drop(self.sandbox.stdin.take());
+        drop(self.input.take());
         timeout(STOP_PATIENCE, self.sandbox.wait())
             .await
             .context("the mesh does not end; kill its process `mesh sandbox enter`")??;
