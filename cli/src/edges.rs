@@ -183,7 +183,8 @@ impl From<v1::Workload> for Resource {
 impl std::fmt::Display for Resource {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.name.as_str() {
-            "" => f.write_str("unknown"),
+            // Told by the called side alone: the caller has no proxy, and so no name.
+            "" => f.write_str("not meshed"),
             name => write!(f, "{}/{name}", resource::short(&self.kind)),
         }
     }

@@ -143,7 +143,8 @@ fn problems(rows: &[Row], edges: &[Edge], list: &ListResponse) -> Vec<String> {
             let sum = called.entry(&destination.name).or_default();
             *sum = (sum.0 + edge.figures.requests(), sum.1 + edge.tcp_open);
         }
-        if !edge.secured {
+        // Whoever is no workload of the mesh can't be secured by it, such as a probe of the node.
+        if !edge.secured && !edge.source.name.is_empty() {
             let to = edge.destination_name();
             problems.push(format!(
                 "{} → {to} is not secured ({}).",

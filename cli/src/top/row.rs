@@ -199,7 +199,7 @@ fn name(workload: Option<&Workload>, authority: &str, namespaces: bool) -> Strin
             true => format!("{}/{}", workload.namespace, workload.name),
             false => workload.name.clone(),
         },
-        _ if authority.is_empty() => "unknown".into(),
+        _ if authority.is_empty() => "not meshed".into(),
         _ => authority.into(),
     }
 }

@@ -176,10 +176,16 @@ fn names(row: &Row, wide: bool) -> [String; 4] {
         }
         _ => row.route.clone(),
     };
+    let method = match (row.method.as_str(), wide) {
+        ("DELETE", false) => "DEL",
+        ("OPTIONS", false) => "OPT",
+        ("CONNECT", false) => "CONN",
+        (method, _) => method,
+    };
     [
         row.source.clone(),
         row.destination.clone(),
-        row.method.clone(),
+        method.into(),
         route,
     ]
 }
