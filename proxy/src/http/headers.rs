@@ -113,19 +113,24 @@ pub(super) fn for_proxy(head: &mut request::Parts, needs: Needs, http2: bool) {
     };
     head.version = Version::HTTP_11;
     head.headers.insert(ORIGINAL_VERSION, original);
+    // HTTP/1.1 needs a Host field, HTTP/1.0 does not; an empty one stands for none.
+    head.headers
+        .entry(HOST)
+        .or_insert(HeaderValue::from_static(""));
 }
 
-/// Reads the version that the caller of the caller's proxy spoke.
-pub(super) fn original_version(head: &request::Parts) -> Version {
-    match head
-        .headers
-        .get(ORIGINAL_VERSION)
-        .map(HeaderValue::as_bytes)
-    {
+/// Reads the version that the caller of the caller's proxy spoke, and undoes what [`for_proxy`] did for it.
+pub(super) fn original_version(head: &mut request::Parts) -> Version {
+    let original = head.headers.remove(ORIGINAL_VERSION);
+    let original = match original.as_ref().map(HeaderValue::as_bytes) {
         Some(b"HTTP/1.0") => Version::HTTP_10,
         Some(b"HTTP/1.1") => Version::HTTP_11,
-        _ => head.version,
+        _ => return head.version,
+    };
+    if head.headers.get(HOST).is_some_and(HeaderValue::is_empty) {
+        head.headers.remove(HOST);
     }
+    original
 }
 
 /// Says on the next connection how the body is framed and what is for that connection only. Called again

@@ -258,10 +258,10 @@ impl Body for RequestBody {
         if upload.current.get() != self.number {
             return Poll::Ready(Some(Err(UploadError::Superseded)));
         }
-        if let Some(gate) = &upload.gate {
-            if let Err(error) = ready!(self.poll_gate(cx, gate)) {
-                return Poll::Ready(Some(Err(error)));
-            }
+        if let Some(gate) = &upload.gate
+            && let Err(error) = ready!(self.poll_gate(cx, gate))
+        {
+            return Poll::Ready(Some(Err(error)));
         }
         if let Some(frame) = self.kept(&upload) {
             self.sent += frame.data_ref().map_or(0, |data| data.len() as u64);

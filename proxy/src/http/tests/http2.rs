@@ -21,10 +21,13 @@ use tokio::{
     task::spawn_local,
 };
 
-use super::support::{Text, chain, inbound, listen, outbound, run, worker};
+use super::support::{Text, chain, inbound, listen, outbound, run};
 use crate::{
     detect::HttpVersion::{Http1, Http2},
+    drain,
     http::{self as proxy, connection::Local},
+    tls::Tls,
+    worker::Worker,
 };
 
 const CALLER: &str = "spiffe://cluster.local/ns/shop/sa/web";
@@ -68,7 +71,7 @@ where
 }
 
 /// Reads a body, giving back its window; its length, and its trailers.
-async fn drain(mut body: h2::RecvStream) -> Result<(usize, Option<HeaderMap>), h2::Error> {
+async fn read(mut body: h2::RecvStream) -> Result<(usize, Option<HeaderMap>), h2::Error> {
     let mut length = 0;
     while let Some(data) = body.data().await {
         let data = data?;
@@ -105,7 +108,7 @@ fn grpc_passes_with_trailers_and_streams_both_ways() {
                 .unwrap();
             // The head comes before the request has ended.
             let mut stream = respond.send_response(response, false).unwrap();
-            let (length, trailers) = drain(request.into_body()).await.unwrap();
+            let (length, trailers) = read(request.into_body()).await.unwrap();
             assert_eq!((length, trailers), (5, None));
             stream.send_data("world".into(), false).unwrap();
             let mut trailers = HeaderMap::new();
@@ -123,7 +126,7 @@ fn grpc_passes_with_trailers_and_streams_both_ways() {
         let response = response.await.unwrap();
         assert_eq!(response.status(), StatusCode::OK);
         stream.send_data("hello".into(), true).unwrap();
-        let (length, trailers) = drain(response.into_body()).await.unwrap();
+        let (length, trailers) = read(response.into_body()).await.unwrap();
         assert_eq!(length, 5);
         assert_eq!(trailers.unwrap()["grpc-status"], "0");
     });
@@ -141,7 +144,7 @@ fn resets_pass_with_their_code_both_ways() {
                     respond.send_reset(Reason::ENHANCE_YOUR_CALM);
                     return;
                 }
-                let failed = drain(request.into_body()).await.unwrap_err();
+                let failed = read(request.into_body()).await.unwrap_err();
                 noted.set(failed.reason());
             }
         })
@@ -172,7 +175,7 @@ fn a_refused_stream_is_tried_again_once() {
             counted.set(counted.get() + 1);
             let first = counted.get() == 1;
             async move {
-                let _ = drain(request.into_body()).await;
+                let _ = read(request.into_body()).await;
                 if first {
                     respond.send_reset(Reason::REFUSED_STREAM);
                 } else {
@@ -216,7 +219,7 @@ fn a_slow_reader_holds_the_writer_back() {
         tokio::time::sleep(Duration::from_millis(300)).await;
         // Nothing was read: what is under way is what the windows and buffers of three hops hold.
         assert!(sent.get() < 12 * 1024 * 1024, "{} bytes", sent.get());
-        let (length, _) = drain(response.into_body()).await.unwrap();
+        let (length, _) = read(response.into_body()).await.unwrap();
         assert_eq!(length, 6400 * 16 * 1024);
     });
 }
@@ -225,7 +228,7 @@ fn a_slow_reader_holds_the_writer_back() {
 fn a_hundred_megabytes_upload() {
     run(async {
         let app = app(|request, mut respond| async move {
-            let (length, _) = drain(request.into_body()).await.unwrap();
+            let (length, _) = read(request.into_body()).await.unwrap();
             let response = Response::builder()
                 .header("x-length", length)
                 .body(())
@@ -308,7 +311,7 @@ fn http1_over_http2_is_restored() {
         let response = response.await.unwrap();
         assert!(!response.headers().contains_key("connection"));
         assert!(!response.headers().contains_key("transfer-encoding"));
-        assert_eq!(drain(response.into_body()).await.unwrap().0, 2);
+        assert_eq!(read(response.into_body()).await.unwrap().0, 2);
     });
 }
 
@@ -331,7 +334,7 @@ fn http_1_0_over_http2_is_restored() {
             .body(())
             .unwrap();
         let response = client.send_request(request, true).unwrap().0.await.unwrap();
-        assert_eq!(drain(response.into_body()).await.unwrap().0, 3);
+        assert_eq!(read(response.into_body()).await.unwrap().0, 3);
     });
 }
 
@@ -434,7 +437,9 @@ fn a_drain_finishes_what_is_in_flight() {
             respond.send_response(Response::new(()), true).unwrap();
         })
         .await;
-        let (worker, trigger) = worker();
+        let (trigger, drain) = drain::channel(Duration::from_secs(5));
+        let mut worker = Worker::for_test(Tls::new());
+        Rc::get_mut(&mut worker).unwrap().drain = drain;
         let proxy = listen(move |tcp| {
             let worker = worker.clone();
             async move {

@@ -1,5 +1,6 @@
 mod framing;
 mod http1;
 mod http2;
+mod meshed;
 mod retries;
 mod support;

@@ -95,7 +95,8 @@ fn a_stale_connection_fails_no_request() {
             async move {
                 let mut text = Text::from(tcp);
                 text.head().await;
-                seen.borrow_mut().push(text.until("hello").await);
+                let body = text.until("hello").await;
+                seen.borrow_mut().push(body);
                 text.send(OK).await;
                 // Closes although it did not say so.
                 text.tcp.shutdown().await.unwrap();
@@ -141,11 +142,7 @@ fn a_hundred_clients_at_once_share_the_wait_for_connections() {
             counted.set(counted.get() + 1);
             async move {
                 let mut text = Text::from(tcp);
-                loop {
-                    let mut byte = [0; 1];
-                    if matches!(text.tcp.peek(&mut byte).await, Ok(0) | Err(_)) {
-                        return;
-                    }
+                while !text.is_closed().await {
                     text.head().await;
                     text.send(OK).await;
                 }

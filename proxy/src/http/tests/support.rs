@@ -1,6 +1,6 @@
 //! A client, two proxies and an app on loopback, all on the test's own thread, without redirection.
 
-use std::{future::Future, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
+use std::{future::Future, net::SocketAddr, time::Duration};
 
 use mesh_api::v1::{Direction, Security};
 use tokio::{
@@ -11,16 +11,13 @@ use tokio::{
 };
 
 use crate::{
-    config::{AccessLog, Config, LogFormat},
     detect::HttpVersion,
-    discovery::Discovery,
-    drain,
     http::{inbound, outbound},
     inbound::Caller,
     io::Io,
-    metrics::{Metrics, PeerLabels},
+    metrics::PeerLabels,
     tls::Tls,
-    worker::{Parts, Worker},
+    worker::Worker,
 };
 
 /// Runs a test on a thread of its own, as a worker does.
@@ -32,35 +29,6 @@ pub(super) fn run<F: Future>(test: F) -> F::Output {
     LocalSet::new().block_on(&runtime, async {
         timeout(Duration::from_secs(60), test).await.unwrap()
     })
-}
-
-/// A worker that has discovered nothing, and what starts its drain.
-pub(super) fn worker() -> (Rc<Worker>, drain::Trigger) {
-    let (trigger, drain) = drain::channel(Duration::from_secs(5));
-    let config = Config {
-        outbound_port: 4140,
-        inbound_port: 4143,
-        admin_port: 4191,
-        workers: std::num::NonZeroUsize::MIN,
-        mark: None,
-        namespace: "shop".into(),
-        pod: "web-1".into(),
-        trust_domain: "cluster.local".into(),
-        controller: None,
-        state_dir: None,
-        drain_timeout: Duration::from_secs(5),
-        access_log: AccessLog::Off,
-        log_level: "info".into(),
-        log_format: LogFormat::Plain,
-    };
-    let worker = Worker::new(Parts {
-        config: Arc::new(config),
-        tls: Tls::new(),
-        discovery: Discovery::disconnected(),
-        metrics: Metrics::new(),
-        drain,
-    });
-    (worker, trigger)
 }
 
 /// Serves each connection to a new port.
@@ -83,9 +51,8 @@ where
 
 /// An outbound proxy for `destination`.
 pub(super) async fn outbound(version: HttpVersion, destination: SocketAddr) -> SocketAddr {
-    let (worker, trigger) = worker();
+    let worker = Worker::for_test(Tls::new());
     listen(move |tcp| {
-        let _alive = &trigger;
         let worker = worker.clone();
         async move {
             let target = worker.target(destination);
@@ -101,10 +68,9 @@ pub(super) async fn inbound(
     app: SocketAddr,
     identity: Option<&str>,
 ) -> SocketAddr {
-    let (worker, trigger) = worker();
+    let worker = Worker::for_test(Tls::new());
     let identity = identity.map(|identity| identity.parse().unwrap());
     listen(move |tcp| {
-        let _alive = &trigger;
         let worker = worker.clone();
         let caller = Caller {
             address: tcp.peer_addr().unwrap(),
@@ -186,6 +152,12 @@ impl Text {
         String::from_utf8_lossy(&rest).into_owned()
     }
 
+    /// Waits for more, or for the end.
+    pub(super) async fn is_closed(&mut self) -> bool {
+        let mut byte = [0; 1];
+        self.read.is_empty() && matches!(self.tcp.peek(&mut byte).await, Ok(0) | Err(_))
+    }
+
     /// Nothing arrives for a while.
     pub(super) async fn is_silent(&mut self) -> bool {
         let mut piece = [0; 1];
@@ -213,11 +185,7 @@ impl From<TcpStream> for Text {
 pub(super) async fn canned(response: &'static str, close: bool) -> SocketAddr {
     listen(move |tcp| async move {
         let mut text = Text::from(tcp);
-        loop {
-            let mut byte = [0; 1];
-            if matches!(text.tcp.peek(&mut byte).await, Ok(0) | Err(_)) && text.read.is_empty() {
-                return;
-            }
+        while !text.is_closed().await {
             text.head().await;
             text.send(response).await;
             if close {
