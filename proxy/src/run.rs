@@ -32,11 +32,14 @@ pub(crate) fn run(args: RunArgs) -> anyhow::Result<()> {
         .install_default()
         .ok();
     raise_file_limit();
-    tokio::runtime::Builder::new_current_thread()
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .context("the control thread's runtime")?
-        .block_on(serve(config, log_level))
+        .context("the control thread's runtime")?;
+    let result = runtime.block_on(serve(config, log_level));
+    // Without waiting for workers: they have drained, or are not to be waited for.
+    runtime.shutdown_background();
+    result
 }
 
 async fn serve(config: Arc<Config>, log_level: LogLevel) -> anyhow::Result<()> {
