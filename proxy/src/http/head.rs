@@ -5,7 +5,7 @@
 //! Content-Length, prefers Transfer-Encoding over it, takes a bare LF. A proxy that normalises such
 //! a message in silence is how requests are smuggled, so all of it is refused here.
 
-use http::StatusCode;
+use http::{HeaderMap, StatusCode, Uri, header::HOST};
 
 /// Longest request head, bytes. hyper's own buffer is larger.
 pub(super) const MAX_HEAD: usize = 64 * 1024;
@@ -165,10 +165,8 @@ impl Fields {
         match name.len() {
             4 if name.eq_ignore_ascii_case(b"host") => {
                 self.hosts += 1;
-                if !value.iter().all(|b| is_authority(*b)) {
-                    return Err(Rejection::bad(
-                        "the Host field has a character that is not allowed",
-                    ));
+                if !is_authority(value) {
+                    return Err(Rejection::bad("the Host field is not a host and a port"));
                 }
             }
             7 if name.eq_ignore_ascii_case(b"upgrade") => self.upgrade = true,
@@ -291,7 +289,38 @@ fn is_value(byte: u8) -> bool {
     (byte >= 0x20 && byte != 0x7f) || byte == b'\t'
 }
 
-/// RFC 3986, section 3.2, without user information.
-fn is_authority(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=:[]".contains(&byte)
+/// A host and perhaps a port (RFC 9110, section 7.2); empty where there is none.
+fn is_authority(value: &[u8]) -> bool {
+    let is_name = |b: &u8| b.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=".contains(b);
+    let (host, port) = match value.strip_prefix(b"[") {
+        Some(rest) => match memchr::memchr(b']', rest) {
+            Some(end) if rest[..end].iter().all(|b| is_name(b) || *b == b':') => {
+                (&b""[..], &rest[end + 1..])
+            }
+            _ => return false,
+        },
+        None => value.split_at(memchr::memchr(b':', value).unwrap_or(value.len())),
+    };
+    host.iter().all(is_name)
+        && (port.is_empty() || (port[0] == b':' && port[1..].iter().all(u8::is_ascii_digit)))
+}
+
+/// Checks what is left when hyper has parsed a request: its authority, which HTTP/2 and absolute-form carry
+/// in the target.
+pub(super) fn check_authority(uri: &Uri, headers: &HeaderMap) -> Result<(), Rejection> {
+    let Some(authority) = uri.authority() else {
+        return Ok(());
+    };
+    if authority.as_str().contains('@') {
+        // RFC 9110, section 4.2.4 and RFC 9113, section 8.3.1.
+        return Err(Rejection::bad("the authority has user information"));
+    }
+    if uri.scheme().is_none() {
+        return Ok(());
+    }
+    let mut hosts = headers.get_all(HOST).iter();
+    if hosts.next().is_some() && hosts.next().is_some() {
+        return Err(Rejection::bad("the Host field is repeated"));
+    }
+    Ok(())
 }

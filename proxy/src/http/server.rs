@@ -26,7 +26,7 @@ use super::{
     body::ResponseBody,
     connection::{BUFFER, CONNECTION_WINDOW, Local, PING_INTERVAL, PING_TIMEOUT, STREAM_WINDOW},
     guard::{Checkpoint, Guard},
-    head::{MAX_HEAD, Rejection},
+    head::{MAX_HEAD, Rejection, check_authority},
     tunnel::Tunnel,
 };
 use crate::{detect::HttpVersion, drain::Drain, io::Io};
@@ -91,7 +91,10 @@ where
     let guard = Guard::new(io, client.checkpoint.clone());
     let service = service_fn(|request: Request<Incoming>| {
         let number = client.requests.replace(client.requests.get() + 1);
-        let refused = client.checkpoint.refused(number);
+        let refused = client
+            .checkpoint
+            .refused(number)
+            .or_else(|| unclear(&request));
         // The same question that the guard asked of the head.
         let may_tunnel = request.method() == Method::CONNECT
             || (request.version() == Version::HTTP_11 && request.headers().contains_key(UPGRADE));
@@ -145,7 +148,16 @@ where
     F: Future<Output = Result<Response<ResponseBody>, Reset>> + 'static,
 {
     let client = Rc::new(Client::default());
-    let service = service_fn(|request| forward(client.clone(), request));
+    let service = service_fn(|request: Request<Incoming>| {
+        let refused = unclear(&request);
+        let forwarded = forward(client.clone(), request);
+        async move {
+            match refused {
+                Some(rejection) => Ok(reject(rejection)),
+                None => forwarded.await,
+            }
+        }
+    });
     let connection = http2::Builder::new(Local)
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW)
@@ -173,6 +185,11 @@ where
     if let Err(error) = ended {
         tracing::debug!(%error, "a client's HTTP/2 connection ended");
     }
+}
+
+/// Why it is not clear to whom a request is.
+fn unclear(request: &Request<Incoming>) -> Option<Rejection> {
+    check_authority(request.uri(), request.headers()).err()
 }
 
 fn join(first: Bytes, second: Bytes) -> Bytes {

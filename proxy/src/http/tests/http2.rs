@@ -459,6 +459,20 @@ fn a_drain_finishes_what_is_in_flight() {
     });
 }
 
+#[test]
+fn an_authority_with_a_user_is_refused() {
+    run(async {
+        let mut client = connect(outbound(Http2, "127.0.0.1:1".parse().unwrap()).await).await;
+        let request = Request::get("http://user@example/").body(()).unwrap();
+        let response = client.send_request(request, true).unwrap().0.await.unwrap();
+        assert_eq!(response.status(), StatusCode::BAD_REQUEST);
+        assert_eq!(
+            response.headers()["mesh-error"],
+            "the authority has user information"
+        );
+    });
+}
+
 /// A body whose length is known does not become chunked on the way.
 #[test]
 fn lengths_are_kept() {
