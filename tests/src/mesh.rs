@@ -349,9 +349,7 @@ impl Drop for Mesh {
             println!("--- mesh up said ---\n{}", log(self.folder.path()));
             if !self.ended {
                 for source in self.list_sources() {
-                    let output = self.cli(&["local", "logs", "--tail", "40", &source]);
-                    let text = String::from_utf8_lossy(&output.stdout);
-                    println!("--- {source} ---\n{text}");
+                    println!("{}", logs(&self.name, &source));
                 }
                 let _ = kill(Pid::from_raw(self.id() as i32), Signal::SIGKILL);
                 let _ = self.child.wait();
@@ -439,11 +437,24 @@ fn wait_ready(
         }
         thread::sleep(Duration::from_millis(50));
     }
+    let controller = logs(name, "controller");
     let _ = child.kill();
     let _ = child.wait();
-    panic!("not ready after 60 s:\n{last}\n{}", log(folder));
+    panic!(
+        "not ready after 60 s:\n{last}\n{}\n{controller}",
+        log(folder)
+    );
 }
 
 fn log(folder: &Path) -> String {
     fs::read_to_string(folder.join("log")).unwrap_or_default()
+}
+
+/// The end of what a part of the mesh has printed.
+fn logs(name: &str, source: &str) -> String {
+    let output = Command::new(binary::mesh())
+        .args(["local", "logs", "--name", name, "--tail", "40", source])
+        .output();
+    let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+    format!("--- {source} ---\n{}", text.unwrap_or_default())
 }
