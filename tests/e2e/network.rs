@@ -170,9 +170,9 @@ fn pods_that_are_not_meshed_talk_with_those_that_are() {
             .collect();
         assert!(failed.is_empty(), "{from} → {to}: {failed:#?}");
     }
-    let clear = ["direction=\"outbound\"", "tls=\"false\""];
+    let clear = ["direction=\"outbound\"", "tls=\"no_identity\""];
     assert!(metric(&mesh, &mesh.pod("client"), "request_total", &clear, 50.0) >= 50.0);
-    let clear = ["direction=\"inbound\"", "tls=\"false\""];
+    let clear = ["direction=\"inbound\"", "tls=\"no_identity\""];
     let web = mesh.pods("web");
     let seen: f64 = web
         .iter()

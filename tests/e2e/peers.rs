@@ -66,7 +66,7 @@ fn a_server_with_another_identity_is_refused_and_counted() {
     );
     let rules = format!(
         "add table ip theft; \
-         add chain ip theft pre {{ type nat hook prerouting priority -200; }}; \
+         add chain ip theft pre {{ type nat hook prerouting priority -150; }}; \
          add rule ip theft pre ip daddr {web} tcp dport 8080 dnat to {mallory}:8080"
     );
     mesh.exec("", ["nft", &rules]).good();

@@ -34,9 +34,9 @@ impl Snapshot {
     /// Waits until the machine is as it was, but for sockets of other meshes.
     ///
     /// # Panics
-    /// It is not after five seconds: says what is left.
+    /// It is not after ten seconds: says what is left.
     pub fn assert_nothing_left(&self, name: &str, processes: &Family, folder: &Path) {
-        let end = Instant::now() + Duration::from_secs(5);
+        let end = Instant::now() + Duration::from_secs(10);
         loop {
             let now = Self::take();
             let mut left = Vec::new();

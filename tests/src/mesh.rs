@@ -326,7 +326,8 @@ impl Mesh {
     /// Asserts that the outer process ends by itself now, and that nothing is left.
     pub fn assert_ended(&mut self) {
         self.ended = true;
-        let end = Instant::now() + Duration::from_secs(20);
+        let start = Instant::now();
+        let end = start + Duration::from_secs(20);
         while let Ok(None) = self.child.try_wait() {
             if Instant::now() > end {
                 let _ = self.child.kill();
@@ -453,8 +454,11 @@ fn log(folder: &Path) -> String {
 /// The end of what a part of the mesh has printed.
 fn logs(name: &str, source: &str) -> String {
     let output = Command::new(binary::mesh())
-        .args(["local", "logs", "--name", name, "--tail", "40", source])
+        .args(["local", "logs", "--name", name, source])
         .output();
     let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
-    format!("--- {source} ---\n{}", text.unwrap_or_default())
+    let text = text.unwrap_or_default();
+    let lines: Vec<_> = text.lines().rev().take(40).collect();
+    let lines: String = lines.iter().rev().map(|line| format!("{line}\n")).collect();
+    format!("--- {source} ---\n{lines}")
 }
