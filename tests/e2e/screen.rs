@@ -21,7 +21,13 @@ fn the_live_view() {
         .env("TMPDIR", folder.path())
         .env("XDG_RUNTIME_DIR", folder.path());
     let mut screen = Screen::start(command, 40, 120);
-    let rows = |text: &str| text.lines().filter(|line| line.contains('%')).count();
+    // Below the two lines of totals, what has a success rate is a row.
+    let rows = |text: &str| {
+        text.lines()
+            .skip(2)
+            .filter(|line| line.contains('%'))
+            .count()
+    };
     let text = screen.wait_until("rows with figures", Duration::from_secs(30), |text| {
         rows(text) >= 5
     });
