@@ -121,7 +121,9 @@ async fn serve(args: &Args, address: &LocalMesh) -> anyhow::Result<()> {
     } else if let Err(error) = local::ready(address, SLOW).await {
         eprintln!("{error:#}");
         eprintln!("Still waiting. See what they print: mesh local logs NAMESPACE/POD");
-        while local::ready(address, SLOW).await.is_err() {}
+        while !client.list(ListRequest {}).await?.into_inner().ready {
+            sleep(Duration::from_millis(200)).await;
+        }
     }
     let list = client.list(ListRequest {}).await?.into_inner();
     tell_ready(args, &list);
