@@ -13,7 +13,7 @@ use jiff::SignedDuration;
 use mesh_api::local::{ListRequest, ListResponse, LogsRequest};
 use tokio::{
     signal::unix::{SignalKind, signal},
-    time::sleep,
+    time::{sleep, timeout},
 };
 
 use crate::{
@@ -23,6 +23,8 @@ use crate::{
 
 /// When to say that something is slow.
 const SLOW: Duration = Duration::from_secs(15);
+/// Between the end of the mesh's sockets and of its processes.
+const MOMENT: Duration = Duration::from_millis(300);
 
 /// What to run, and how.
 #[derive(Debug, clap::Args)]
@@ -93,16 +95,20 @@ async fn up(args: Args) -> anyhow::Result<()> {
     let [interrupt, terminate, hangup] = &mut signals;
     let result = tokio::select! {
         result = serve(&args, &address) => result,
-        ended = mesh.ended() => return ended,
+        ended = mesh.ended() => return ended.map(|()| println!("The mesh has ended.")),
         _ = interrupt.recv() => Ok(()),
         _ = terminate.recv() => Ok(()),
         _ = hangup.recv() => Ok(()),
     };
-    if args.detach && result.is_ok() {
-        return Ok(());
+    match result {
+        Ok(()) if args.detach => Ok(()),
+        // A call that failed because the mesh has ended says less than the end itself.
+        Err(error) => match timeout(MOMENT, mesh.ended()).await {
+            Ok(ended) => ended,
+            Err(_) => mesh.stop().await.and(Err(error)),
+        },
+        Ok(()) => mesh.stop().await,
     }
-    mesh.stop().await?;
-    result
 }
 
 /// Tells how the mesh is, until the end; or until it is ready, where it is to be left alone then.
