@@ -3,13 +3,15 @@
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use mesh_api::v1::{self, EdgesRequest, Selector, StatRequest, observe_client::ObserveClient};
+use mesh_api::v1::{
+    self, EdgesRequest, EndpointsRequest, Selector, StatRequest, observe_client::ObserveClient,
+};
 use serde::Serialize;
 use tonic::transport::Channel;
 
 use crate::{
     client::{self, MeshArgs},
-    edges::{self, Edge},
+    edges::{self, Edge, Resource},
     output::{Cell, Figures, Format, Output, Print, Table, Tone, number},
     resource::{self, Scope},
 };
@@ -130,13 +132,13 @@ pub async fn fetch(
     Ok(report)
 }
 
-/// Where no request tells how a workload is secured, its connections do.
+/// Where no request tells how a resource is secured, the connections to its workloads do.
 async fn secure_connections(
     client: &mut ObserveClient<Channel>,
     requests: &[StatRequest],
     rows: &mut [Row],
 ) -> Result<()> {
-    let silent = |row: &&mut Row| row.kind != "service" && row.figures.requests() == 0;
+    let silent = |row: &&mut Row| row.figures.requests() == 0;
     let window_s = requests.iter().map(|request| request.window_s).max();
     if rows.iter_mut().find(silent).is_none() {
         return Ok(());
@@ -147,10 +149,19 @@ async fn secure_connections(
     };
     let edges = edges::fetch(client, &[request]).await?;
     for row in rows.iter_mut().filter(silent) {
+        let resource = Resource {
+            namespace: row.namespace.clone(),
+            kind: row.kind.clone(),
+            name: row.name.clone(),
+        };
+        let workloads = match row.kind.as_str() {
+            "service" => workloads(client, resource).await?,
+            _ => vec![resource],
+        };
         let leads_here = |edge: &&Edge| {
-            edge.destination.as_ref().is_some_and(|to| {
-                (&to.namespace, &to.kind, &to.name) == (&row.namespace, &row.kind, &row.name)
-            })
+            edge.destination
+                .as_ref()
+                .is_some_and(|to| workloads.contains(to))
         };
         let (mut all, mut secured) = (0, 0);
         for edge in edges.iter().filter(leads_here) {
@@ -193,6 +204,25 @@ pub(crate) fn table(rows: &[Row], format: Format) -> Table {
         table.row(cells);
     }
     table
+}
+
+/// The workloads behind a service, as far as proxies balance over them.
+async fn workloads(
+    client: &mut ObserveClient<Channel>,
+    service: Resource,
+) -> Result<Vec<Resource>> {
+    let request = EndpointsRequest {
+        selector: Some(Selector {
+            namespace: service.namespace,
+            kind: service.kind,
+            name: service.name,
+        }),
+    };
+    let endpoints = client::call(client.endpoints(request)).await?.rows;
+    Ok(endpoints
+        .into_iter()
+        .filter_map(|row| row.load?.workload.map(Resource::from))
+        .collect())
 }
 
 impl Row {

@@ -47,7 +47,8 @@ pub(super) fn rows<'a>(app: &App, width: u16, palette: Palette) -> Table<'a> {
     headings.push("TREND".into());
 
     let figures = [5, if wide { 8 } else { 6 }, 5, 5, 5];
-    let secured = wide.then_some(20);
+    let words = app.rows.iter().map(|row| row.security.chars().count());
+    let secured = wide.then(|| words.fold("SECURED".len(), usize::max));
     let fixed = figures.iter().sum::<usize>() + secured.unwrap_or(0) + trend;
     // One space between columns, and one column before the first for the mark of the selected row.
     let gaps = headings.len();

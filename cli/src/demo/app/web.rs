@@ -83,10 +83,10 @@ impl Shop {
     /// seconds that it takes don't become the 99th percentile.
     async fn follow_prices(self) {
         loop {
+            tokio::time::sleep(Duration::from_secs(fastrand::u64(5..35))).await;
             if let Err(error) = self.pricing.watch(fastrand::u32(1..=PRODUCTS)).await {
                 eprintln!("web: watching prices: {error:#}");
             }
-            tokio::time::sleep(Duration::from_secs(fastrand::u64(10..30))).await;
         }
     }
 }
