@@ -19,7 +19,10 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{io::AsyncReadExt, time::timeout};
+use tokio::{
+    io::AsyncReadExt,
+    time::{sleep, timeout},
+};
 
 use super::{
     answer::reject,
@@ -44,6 +47,11 @@ const MAX_ERROR_RESETS: usize = 1024;
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 256 * 1024;
 
+/// How long an idle HTTP/1.x connection stays open in a drain. A request may be on its way, and a close
+/// would leave its client in doubt whether it was read; the clients' proxies know soon that they should go
+/// elsewhere.
+const DRAIN_IDLE: Duration = Duration::from_secs(1);
+
 /// What belongs to one client connection.
 #[derive(Default)]
 pub(super) struct Client {
@@ -51,6 +59,23 @@ pub(super) struct Client {
     /// Set by a response that changes the protocol.
     tunnel: RefCell<Option<Tunnel>>,
     requests: Cell<u64>,
+    in_flight: Cell<usize>,
+}
+
+/// A request that is being answered.
+struct InFlight<'a>(&'a Cell<usize>);
+
+impl<'a> InFlight<'a> {
+    fn new(count: &'a Cell<usize>) -> Self {
+        count.set(count.get() + 1);
+        Self(count)
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
 }
 
 /// The endpoint reset the stream; the client's is reset with the same code.
@@ -101,6 +126,7 @@ where
         let forwarded = forward(client.clone(), request);
         let client = &client;
         async move {
+            let _in_flight = InFlight::new(&client.in_flight);
             if let Some(rejection) = refused {
                 return Ok(reject(rejection));
             }
@@ -118,13 +144,25 @@ where
         .header_read_timeout(None)
         .auto_date_header(false)
         .serve_connection(TokioIo::new(guard), service);
-    let mut draining = pin!(drain.started());
-    let mut drained = false;
+    let idle = async {
+        drain.started().await;
+        sleep(DRAIN_IDLE).await;
+    };
+    let (mut draining, mut idle) = (pin!(drain.started()), pin!(idle));
+    let (mut drains, mut drained) = (false, false);
     let ended = poll_fn(|cx| {
-        if !drained && draining.as_mut().poll(cx).is_ready() {
-            drained = true;
-            Pin::new(&mut connection).graceful_shutdown();
+        let ended = Pin::new(&mut connection).poll(cx);
+        if drained || ended.is_ready() {
+            return ended;
         }
+        drains = drains || draining.as_mut().poll(cx).is_ready();
+        // Between requests hyper would close at once; the next response says `Connection: close`.
+        let now = drains && (client.in_flight.get() > 0 || idle.as_mut().poll(cx).is_ready());
+        if !now {
+            return ended;
+        }
+        drained = true;
+        Pin::new(&mut connection).graceful_shutdown();
         Pin::new(&mut connection).poll(cx)
     })
     .await;

@@ -5,7 +5,7 @@ use std::{cell::Cell, rc::Rc, time::Duration};
 use tokio::time::sleep;
 
 use super::support::{Text, canned, chain, listen, outbound, run};
-use crate::detect::HttpVersion::Http1;
+use crate::{detect::HttpVersion::Http1, tls::Tls, worker::Worker};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
@@ -359,6 +359,39 @@ fn a_bad_chunk_is_answered_with_its_reason() {
         let response = client.rest().await;
         assert!(response.starts_with("HTTP/1.1 400 "), "{response}");
         assert!(response.contains("mesh-error: a chunk size"), "{response}");
+    });
+}
+
+/// A request that crosses the drain on an idle connection is still answered, and told to be the last.
+#[test]
+fn a_drain_does_not_cut_off_a_request_on_its_way() {
+    run(async {
+        let app = canned(OK, false).await;
+        let (trigger, drain) = crate::drain::channel(Duration::from_secs(5));
+        let mut worker = Worker::for_test(Tls::new());
+        Rc::get_mut(&mut worker).unwrap().drain = drain;
+        let proxy = listen(move |tcp| {
+            let worker = worker.clone();
+            async move {
+                let target = worker.target(app);
+                crate::http::outbound::serve(worker, tcp.into(), Http1, target).await;
+            }
+        })
+        .await;
+        let mut client = Text::connect(proxy).await;
+        let mut idle = Text::connect(proxy).await;
+        let request = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n";
+        for client in [&mut client, &mut idle] {
+            client.send(request).await;
+            client.until("ok").await;
+        }
+        trigger.start();
+        sleep(Duration::from_millis(100)).await;
+        client.send(request).await;
+        let last = client.rest().await;
+        assert!(last.contains("connection: close\r\n"), "{last}");
+        assert!(last.ends_with("ok"), "{last}");
+        assert_eq!(idle.rest().await, "");
     });
 }
 
