@@ -49,7 +49,7 @@ impl Telemetry for TelemetryService {
     }
 }
 
-/// Takes reports until the proxy ends, or says what is not true.
+/// Takes reports until the proxy ends.
 async fn read(
     mut reports: Streaming<TelemetryReport>,
     id: &SpiffeId,
@@ -59,13 +59,7 @@ async fn read(
     let Some(first) = reports.message().await? else {
         return Ok(());
     };
-    if first.namespace != id.namespace() {
-        return Err(Status::permission_denied(format!(
-            "{id} is not in namespace {:?}",
-            first.namespace
-        )));
-    }
-    let (reporting, commands) = observatory.begin(&first);
+    let (reporting, commands) = observatory.begin(id, &first)?;
     if begun.send(commands).is_err() {
         return Ok(());
     }

@@ -9,7 +9,7 @@ use std::{
     },
 };
 
-use mesh_api::v1::DiscoveryUpdate;
+use mesh_api::{SpiffeId, v1::DiscoveryUpdate};
 use prometheus_client::{
     metrics::{counter::Counter, gauge::Gauge},
     registry::Registry,
@@ -134,6 +134,26 @@ impl Hub {
     /// Answers from the objects as they are now.
     pub fn with_objects<T>(&self, answer: impl FnOnce(&Objects) -> T) -> T {
         answer(self.lock().index.objects())
+    }
+
+    /// A proxy speaks for the pod whose service account its certificate names, and for no other.
+    ///
+    /// # Errors
+    /// PERMISSION_DENIED.
+    pub fn admit(&self, id: &SpiffeId, namespace: &str, pod: &str) -> Result<Name, Status> {
+        let denied = |reason: String| Err(Status::permission_denied(reason));
+        if namespace != id.namespace() {
+            return denied(format!("{id} is not in namespace {namespace:?}"));
+        }
+        let pod = Name::new(namespace, pod);
+        let expected = self.with_objects(|objects| objects.identity(&pod, objects.pod(&pod)?));
+        match expected {
+            Some(expected) if expected != *id => {
+                denied(format!("pod {pod} is {expected}, not {id}"))
+            }
+            // A pod that the source has not told of yet is welcome: the rest of its policy follows.
+            _ => Ok(pod),
+        }
     }
 
     pub(super) fn join(&self, session: &Arc<Session>, pod: &Name) {

@@ -12,14 +12,13 @@ use futures_util::{Stream, stream};
 use mesh_api::{
     SpiffeId,
     v1::{
-        Address, DiscoveryRequest, DiscoveryUpdate, Hello, discovery_request,
-        discovery_server::Discovery,
+        Address, DiscoveryRequest, DiscoveryUpdate, discovery_request, discovery_server::Discovery,
     },
 };
 use prometheus_client::{metrics::counter::Counter, registry::Registry};
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::{index::Name, server::client};
+use crate::server::client;
 pub use hub::Hub;
 use hub::Session;
 
@@ -112,7 +111,7 @@ impl Reader {
                 "the first request has to be Hello",
             ));
         };
-        let pod = self.greet(&hello)?;
+        let pod = self.hub.admit(&self.id, &hello.namespace, &hello.pod)?;
         self.hub.join(&self.session, &pod);
         tracing::debug!(%pod, id = %self.id, version = hello.proxy_version, "proxy connected");
         while let Some(request) = requests.message().await? {
@@ -143,27 +142,5 @@ impl Reader {
             }
         }
         Ok(())
-    }
-
-    /// A proxy hears about the pod whose service account its certificate names, and no other's.
-    fn greet(&self, hello: &Hello) -> Result<Name, Status> {
-        let denied = |reason: String| Err(Status::permission_denied(reason));
-        if hello.namespace != self.id.namespace() {
-            return denied(format!(
-                "{} is not in namespace {:?}",
-                self.id, hello.namespace
-            ));
-        }
-        let pod = Name::new(&hello.namespace, &hello.pod);
-        let expected = self
-            .hub
-            .with_objects(|objects| objects.identity(&pod, objects.pod(&pod)?));
-        match expected {
-            Some(expected) if expected != self.id => {
-                denied(format!("pod {pod} is {expected}, not {}", self.id))
-            }
-            // A pod that the source has not told of yet is welcome: the rest of its policy follows.
-            _ => Ok(pod),
-        }
     }
 }

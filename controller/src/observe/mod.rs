@@ -24,6 +24,7 @@ use mesh_api::{
 };
 use prometheus_client::{metrics::gauge::Gauge, registry::Registry};
 use tokio::sync::mpsc;
+use tonic::Status;
 
 use crate::{discovery::Hub, index::Name};
 pub(crate) use service::ObserveService;
@@ -78,19 +79,19 @@ impl Observatory {
     }
 
     /// A proxy begins to report; `report` is its first one.
-    pub fn begin(&self, report: &TelemetryReport) -> (Reporting, mpsc::Receiver<TelemetryCommand>) {
-        let pod = Name::new(&report.namespace, &report.pod);
+    ///
+    /// # Errors
+    /// PERMISSION_DENIED if it is not the pod that it says it is.
+    pub fn begin(
+        &self,
+        id: &SpiffeId,
+        report: &TelemetryReport,
+    ) -> Result<(Reporting, mpsc::Receiver<TelemetryCommand>), Status> {
+        let pod = self.hub.admit(id, &report.namespace, &report.pod)?;
         let (commands, receiver) = mpsc::channel(taps::COMMANDS);
-        let connected = self
-            .taps
-            .connect(pod.clone(), self.workload(&pod, report), commands);
-        (
-            Reporting {
-                pod,
-                _connected: connected,
-            },
-            receiver,
-        )
+        let workload = self.workload(&pod, report);
+        let _connected = self.taps.connect(pod.clone(), workload, commands);
+        Ok((Reporting { pod, _connected }, receiver))
     }
 
     /// Takes a report of the proxy with this identity.
