@@ -83,7 +83,13 @@ impl Target {
             let pod = Self(vec![namespace.clone(), pod.clone()]).pod(pods, None)?;
             return Ok(format!("{}/{container}", super::title(pod)));
         }
-        Ok(super::title(self.pod(pods, namespace)?))
+        let found = self.pod(pods, namespace);
+        if let ([pod, container], Err(_)) = (self.0.as_slice(), &found)
+            && let Ok(pod) = Self(vec![pod.clone()]).pod(pods, namespace)
+        {
+            return Ok(format!("{}/{container}", super::title(pod)));
+        }
+        Ok(super::title(found?))
     }
 
     /// Namespace, kind and name, as far as they are given.
@@ -149,6 +155,8 @@ mod tests {
             ("shop".into(), "deployment/web".into())
         );
         let target: Target = "shop/web/mesh-proxy".parse().unwrap();
+        assert_eq!(target.source(&pods, None).unwrap(), "shop/web-1/mesh-proxy");
+        let target: Target = "web/mesh-proxy".parse().unwrap();
         assert_eq!(target.source(&pods, None).unwrap(), "shop/web-1/mesh-proxy");
     }
 }

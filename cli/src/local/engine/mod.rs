@@ -5,9 +5,11 @@
 //! there is becomes objects for the controller, names for DNS and addresses for NAT.
 
 mod api;
+mod board;
 mod container;
 mod controller;
 mod exec;
+mod holder;
 mod logs;
 mod nat;
 mod objects;
@@ -19,6 +21,7 @@ mod reconcile;
 pub(crate) mod services;
 mod start;
 mod vars;
+mod volumes;
 mod watch_files;
 
 use std::{
@@ -39,9 +42,10 @@ use tokio::{
 };
 
 use self::{
+    board::{Phase, State},
     logs::Logs,
     objects::{Objects, Wanted},
-    pod::{Handle, Phase, Pod, State},
+    pod::{Handle, Pod},
     process::Slot,
     services::{PodView, ServiceView},
 };

@@ -4,35 +4,32 @@
 use std::{
     collections::BTreeMap,
     fs,
-    os::unix::fs::PermissionsExt,
-    path::{Path, PathBuf},
     process::Stdio,
     sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
-    process::{Child, Command},
+    process::Command,
     sync::{mpsc, watch},
     task::JoinSet,
     time::{sleep, timeout},
 };
 
 use super::{
-    Event, Shared, bundle_file,
+    Event, Shared,
+    board::{Board, INIT, PROXY, Phase, State},
+    bundle_file,
     container::{Keeper, Place, Status},
+    holder::Holder,
     process::{Slot, told},
     proxy,
     vars::{self, Identity},
 };
 use crate::local::{
-    manifest::{Container, Manifests, Restart, Template, VolumeSource},
-    sandbox::{POD_READY, PROGRAM, PodNetwork, Volume},
+    manifest::{Container, Manifests, Restart, Template},
+    sandbox::{POD_READY, PROGRAM, PodNetwork},
 };
 
 /// After its endpoint is unpublished, a pod serves on for this long: the proxies learn it meanwhile.
@@ -76,37 +73,6 @@ impl Handle {
             slots: names.chain(proxy).map(|name| (name, Slot::new())).collect(),
             place: OnceLock::new(),
         })
-    }
-}
-
-/// How a pod is, for the engine.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct State {
-    pub(super) phase: Phase,
-    pub(super) ready: bool,
-    pub(super) restarts: u32,
-    /// Why it is not ready.
-    pub(super) reason: String,
-}
-
-/// As in a pod's status.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Phase {
-    #[default]
-    Pending,
-    Running,
-    Succeeded,
-    Failed,
-}
-
-impl Phase {
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Pending => "Pending",
-            Self::Running => "Running",
-            Self::Succeeded => "Succeeded",
-            Self::Failed => "Failed",
-        }
     }
 }
 
@@ -417,42 +383,6 @@ impl Pod {
         })
     }
 
-    /// Fills the volumes; those that containers mount become mounts of the pod.
-    fn volumes(&self) -> Result<Vec<Volume>, String> {
-        let template = &self.template;
-        let mut mounted: BTreeMap<PathBuf, PathBuf> = BTreeMap::new();
-        for container in template.containers.iter().chain(&template.init_containers) {
-            for (name, target) in &container.mounts {
-                // A volume of a kind that is not honoured has been named in a warning.
-                let Some(volume) = template.volumes.get(name) else {
-                    continue;
-                };
-                let source = self.fill(name, volume)?;
-                mounted.insert(target.clone(), source);
-            }
-        }
-        let volumes = mounted.into_iter();
-        Ok(volumes
-            .map(|(target, source)| Volume { source, target })
-            .collect())
-    }
-
-    fn fill(&self, name: &str, volume: &VolumeSource) -> Result<PathBuf, String> {
-        let (maps, map) = match volume {
-            VolumeSource::HostPath(path) => return Ok(path.clone()),
-            VolumeSource::EmptyDir => (None, name),
-            VolumeSource::ConfigMap(map) => (Some(&self.manifests.config_maps), map.as_str()),
-            VolumeSource::Secret(map) => (Some(&self.manifests.secrets), map.as_str()),
-        };
-        let dir = self.network.dir.join("volumes").join(name);
-        let written = write_volume(
-            &dir,
-            maps.map(|maps| maps.get(&(self.identity.namespace.clone(), map.to_owned()))),
-        );
-        written.map_err(|error| format!("volume {name}: {error}"))?;
-        Ok(dir)
-    }
-
     fn source(&self, container: &str) -> String {
         format!(
             "{}/{}/{container}",
@@ -476,103 +406,4 @@ impl Pod {
         // The engine ends before its pods only when all ends.
         let _ = self.shared.events.send(event);
     }
-}
-
-/// Place of the proxy and of the first init container among a pod's statuses.
-const PROXY: usize = 1000;
-const INIT: usize = 2000;
-
-/// What the containers have told.
-struct Board {
-    statuses: BTreeMap<usize, Status>,
-    phase: Phase,
-}
-
-impl Board {
-    fn ready(&self, index: usize) -> bool {
-        self.statuses.get(&index).is_some_and(|status| status.ready)
-    }
-
-    /// Whether it ended for good, and well.
-    fn ended(&self, index: usize) -> Option<bool> {
-        self.statuses.get(&index)?.done
-    }
-
-    /// Whether all containers have ended for good, and well.
-    fn done(&self, containers: usize) -> Option<bool> {
-        (0..containers)
-            .map(|index| self.ended(index))
-            .try_fold(true, |all, done| Some(all && done?))
-    }
-
-    fn state(&self) -> State {
-        let containers = self.statuses.values();
-        let running = self.phase == Phase::Running;
-        let waiting = containers
-            .clone()
-            .find(|status| !status.ready && status.done.is_none());
-        State {
-            phase: self.phase,
-            ready: running && containers.clone().all(|status| status.ready),
-            restarts: containers.map(|status| status.restarts).sum(),
-            reason: waiting
-                .map(|status| status.reason.clone())
-                .unwrap_or_default(),
-        }
-    }
-}
-
-/// The process that owns the pod's namespaces.
-struct Holder {
-    process: Child,
-    pid: u32,
-}
-
-impl Holder {
-    /// Ends it, and with it the pod's namespaces and whatever still runs in them.
-    async fn end(mut self) {
-        let namespace = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/net")).ok();
-        let own = namespace(&self.pid.to_string());
-        // Processes may fork while they are being looked for.
-        for _ in 0..10 {
-            let left: Vec<i32> = fs::read_dir("/proc")
-                .into_iter()
-                .flatten()
-                .flatten()
-                .filter_map(|entry| entry.file_name().into_string().ok())
-                .filter(|pid| pid.parse() != Ok(self.pid) && own.is_some() && namespace(pid) == own)
-                .filter_map(|pid| pid.parse().ok())
-                .collect();
-            if left.is_empty() {
-                break;
-            }
-            for pid in left {
-                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-            }
-            sleep(Duration::from_millis(5)).await;
-        }
-        drop(self.process.stdin.take());
-        if timeout(Duration::from_secs(2), self.process.wait())
-            .await
-            .is_err()
-        {
-            let _ = self.process.kill().await;
-        }
-    }
-}
-
-type Data = BTreeMap<String, Vec<u8>>;
-
-fn write_volume(dir: &Path, data: Option<Option<&Data>>) -> std::io::Result<()> {
-    fs::create_dir_all(dir)?;
-    fs::set_permissions(dir, fs::Permissions::from_mode(0o777))?;
-    let Some(data) = data else {
-        return Ok(());
-    };
-    let data =
-        data.ok_or_else(|| std::io::Error::other("its config map or secret does not exist"))?;
-    for (name, value) in data {
-        fs::write(dir.join(name), value)?;
-    }
-    Ok(())
 }

@@ -23,11 +23,13 @@ use tokio::{
 };
 
 use super::{
-    Engine, Event, PodRecord, Shared, WorkloadId, api, controller,
+    Engine, Event, PodRecord, Shared, WorkloadId, api,
+    board::State,
+    controller,
     logs::Logs,
     objects::Objects,
     objects_dir,
-    pod::{Handle, Pod, State},
+    pod::{Handle, Pod},
     process::Slot,
     proxy, read_config, state_dir,
     vars::Identity,
