@@ -37,34 +37,22 @@ fn demo(mut command: Command, home: &Path) -> Value {
 
 /// At least six services and ten pods, with traffic.
 fn judge(statistics: &Value) {
-    let text = statistics.to_string();
-    figure!("{} bytes of statistics", text.len());
-    let rows = rows(statistics);
-    let number = |row: &Value, name: &str| row[name].as_f64().unwrap_or_default();
-    let kind = |kind: &'static str| {
-        rows.iter()
-            .filter(move |row| row["kind"].as_str().is_some_and(|k| k.contains(kind)))
+    let rows = |name: &str| statistics[name].as_array().cloned().unwrap_or_default();
+    let busy = |rows: Vec<Value>| {
+        let rate = |row: &Value| row["rps"].as_f64().unwrap_or_default();
+        rows.iter().filter(|row| rate(row) > 0.0).count()
     };
-    let services = kind("service").count();
-    let pods: f64 = kind("deployment").map(|row| number(row, "pods")).sum();
-    let busy = rows.iter().filter(|row| number(row, "rps") > 0.0).count();
-    figure!("{services} services, {pods} pods, {busy} rows with requests");
-    assert!(services >= 6, "{text}");
-    assert!(pods >= 10.0, "{text}");
-    assert!(busy >= 6, "{text}");
-}
-
-/// The first array of objects in a document.
-fn rows(value: &Value) -> &[Value] {
-    match value {
-        Value::Array(rows) => rows,
-        Value::Object(fields) => fields
-            .values()
-            .map(rows)
-            .find(|rows| !rows.is_empty())
-            .unwrap_or_default(),
-        _ => &[],
-    }
+    let services = rows("services").len();
+    let pods = statistics["totals"]["meshed_pods"]
+        .as_u64()
+        .unwrap_or_default();
+    let edges = busy(rows("edges"));
+    figure!("{services} services, {pods} meshed pods, requests on {edges} edges");
+    assert_eq!(statistics["ok"], true, "{statistics}");
+    assert!(services >= 6, "{statistics}");
+    assert!(pods >= 10, "{statistics}");
+    assert!(edges >= 3, "{statistics}");
+    assert!(busy(rows("workloads")) >= 3, "{statistics}");
 }
 
 #[test]

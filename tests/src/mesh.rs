@@ -341,6 +341,7 @@ impl Mesh {
             self.before
                 .assert_nothing_left(&self.name, &self.family, &folder.join(own));
         }
+        crate::figure!("nothing left after {:.1} s", start.elapsed().as_secs_f64());
     }
 }
 

@@ -28,6 +28,9 @@ pub(crate) enum Command {
     /// One request on each connection, then silence.
     Idle {
         url: Uri,
+        /// The silence first, then the request.
+        #[arg(long)]
+        quiet: bool,
         #[arg(long, default_value_t = 10_000)]
         connections: u32,
         #[arg(long, default_value_t = 3.0)]
@@ -46,6 +49,9 @@ pub(crate) enum Command {
         seconds: f64,
     },
 }
+
+/// Connections that are opened at once.
+const BATCH: usize = 50;
 
 /// Takes the soft limit up to the hard one.
 pub(crate) fn raise_open_files() {
@@ -75,14 +81,10 @@ pub(crate) async fn run(command: Command) -> Result<Strain> {
             url,
             connections,
             seconds,
+            quiet,
         } => {
-            idle(
-                &mut strain,
-                &url,
-                connections,
-                Duration::from_secs_f64(seconds),
-            )
-            .await
+            let time = Duration::from_secs_f64(seconds);
+            idle(&mut strain, &url, connections, time, quiet).await
         }
         Command::Upload { url, bytes } => upload(&mut strain, &url, bytes).await,
         Command::Deaf { url, seconds } => {
@@ -115,22 +117,49 @@ async fn loris(strain: &mut Strain, url: &Uri, connections: u32, time: Duration)
     Ok(())
 }
 
-async fn idle(strain: &mut Strain, url: &Uri, connections: u32, time: Duration) -> Result<()> {
-    let mut open = connect(strain, url, connections).await?;
-    for batch in open.chunks_mut(100) {
-        for raw in batch.iter_mut() {
-            raw.send("GET /bytes/10 HTTP/1.1\r\nHost: x\r\n\r\n")
-                .await?;
-        }
-        for raw in batch {
-            raw.response().await?.expect(200)?;
-            strain.answered += 1;
-        }
+async fn idle(
+    strain: &mut Strain,
+    url: &Uri,
+    connections: u32,
+    time: Duration,
+    quiet: bool,
+) -> Result<()> {
+    let mut open = if quiet {
+        connect(strain, url, connections).await?
+    } else {
+        Vec::with_capacity(connections as usize)
+    };
+    for _ in open.len()..connections as usize / BATCH {
+        let fresh = (0..BATCH).map(|_| asked(url));
+        let fresh = futures_util::future::try_join_all(fresh).await?;
+        strain.opened += fresh.len() as u64;
+        strain.answered += fresh.len() as u64;
+        open.extend(fresh);
     }
     // The test reads the proxies' memory meanwhile.
     println!("idle");
     sleep(time).await;
+    if quiet {
+        for raw in &mut open {
+            ask(raw).await?;
+            strain.answered += 1;
+        }
+    }
     strain.closed = closed(open).await;
+    Ok(())
+}
+
+/// A connection that has had one answer.
+async fn asked(url: &Uri) -> Result<Raw> {
+    let mut raw = Raw::connect(url).await?;
+    ask(&mut raw).await?;
+    Ok(raw)
+}
+
+async fn ask(raw: &mut Raw) -> Result<()> {
+    raw.send("GET /bytes/10 HTTP/1.1\r\nHost: x\r\n\r\n")
+        .await?;
+    raw.response().await?.expect(200)?;
     Ok(())
 }
 
