@@ -104,10 +104,12 @@ async fn serve(config: Arc<Config>, log_level: LogLevel) -> anyhow::Result<()> {
         }
     }
     tokio::select! {
-        ended = workers.join_all() => ended.into_iter().collect::<anyhow::Result<()>>()?,
+        ended = workers.join_all() => {
+            ended.into_iter().collect::<anyhow::Result<()>>()?;
+            tracing::info!("drained");
+        }
         () = terminate.requested() => tracing::warn!("asked a second time: ending at once"),
     }
-    tracing::info!("drained");
     Ok(())
 }
 
