@@ -1,5 +1,7 @@
 //! What the mesh itself answers when a request can't be forwarded: the cause in words.
 
+use std::error::Error;
+
 use http::{
     HeaderValue, Response, StatusCode, Version,
     header::{CONNECTION, CONTENT_TYPE},
@@ -80,6 +82,18 @@ pub(super) fn reject(rejection: Rejection) -> Response<ResponseBody> {
     let headers = response.headers_mut();
     headers.insert(CONNECTION, HeaderValue::from_static("close"));
     response
+}
+
+/// An error and what caused it, in one line: hyper's errors say little themselves.
+pub(super) fn causes(error: &(dyn Error + 'static)) -> String {
+    let mut words = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        words.push_str(": ");
+        words.push_str(&error.to_string());
+        cause = error.source();
+    }
+    words
 }
 
 /// The words on one line of visible characters.

@@ -11,7 +11,7 @@ use hyper::{body::Incoming, upgrade::OnUpgrade};
 use mesh_api::v1::{Direction, Security};
 
 use super::{
-    answer::{Refusal, reject},
+    answer::{Refusal, causes, reject},
     body::ResponseBody,
     exchange::{Arrived, Exchange, error_words},
     forward::{Forward, TryError},
@@ -404,12 +404,8 @@ pub(super) fn explain(error: &TryError, address: SocketAddr) -> Refusal {
         TryError::Unsent => format!("connections to {address} end before a request can be sent"),
         TryError::Refused { .. } => format!("{address} refused the request unseen"),
         TryError::Reset(error) | TryError::Lost(error) => {
-            let mut words =
-                format!("the connection to {address} ended before a response came: {error}");
-            if let Some(cause) = std::error::Error::source(error) {
-                words.push_str(&format!(": {cause}"));
-            }
-            words
+            let causes = causes(error);
+            format!("the connection to {address} ended before a response came: {causes}")
         }
         TryError::ClientLeft => "the request ended early".to_owned(),
         TryError::NoExtendedConnect => {

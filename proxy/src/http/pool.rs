@@ -14,7 +14,10 @@ use std::{
 
 use tokio::{sync::Notify, task::spawn_local};
 
-use super::connection::{Http1, Http2, Http2Stream};
+use super::{
+    answer::causes,
+    connection::{Http1, Http2, Http2Stream},
+};
 use crate::{connect::ConnectError, io::Io};
 
 /// How long an idle connection is kept.
@@ -47,8 +50,8 @@ pub(super) enum Protocol {
 pub(super) enum PoolError {
     #[error("{0}")]
     Dial(Rc<ConnectError>),
-    /// The stream is there, but HTTP can't begin on it.
-    #[error("the connection was made, but HTTP can't begin on it: {0}")]
+    /// The stream is there, but HTTP can't begin on it: the peer has just closed it.
+    #[error("the connection was made, but HTTP can't begin on it: {}", causes(&**.0))]
     Handshake(Rc<hyper::Error>),
 }
 
@@ -258,7 +261,12 @@ impl Connections {
         Some(shared.connection.stream())
     }
 
+    /// Lets all who wait for a dial learn that the endpoint can't be reached. A connection that broke right
+    /// after it was made says nothing about the next: they dial themselves.
     fn failed(&self, error: PoolError) -> PoolError {
+        if matches!(error, PoolError::Handshake(_)) {
+            return error;
+        }
         self.failures.set(self.failures.get() + 1);
         self.failure.replace(Some(error.clone()));
         self.changed.notify_waiters();

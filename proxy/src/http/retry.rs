@@ -61,13 +61,9 @@ const MAX_UNSENT: u32 = 3;
 /// Decides; `unsent` counts how often this request was handed back so far.
 pub(super) fn decide(attempt: &Attempt<'_>, unsent: u32) -> Decision {
     let again = match attempt.failure {
-        Failure::Connect => {
-            return if attempt.unreachable < attempt.endpoints {
-                Decision::AtOnce
-            } else {
-                Decision::GiveUp
-            };
-        }
+        Failure::Connect if attempt.unreachable < attempt.endpoints => return Decision::AtOnce,
+        // All were tried; the last one may have had a bad moment.
+        Failure::Connect => true,
         Failure::Unsent => {
             return if unsent < MAX_UNSENT {
                 Decision::AtOnce
@@ -185,9 +181,11 @@ mod tests {
     }
 
     #[test]
-    fn every_endpoint_is_dialled_once() {
+    fn every_endpoint_is_dialled_once_and_one_of_them_twice() {
         let mut last = attempt(&Method::POST, Failure::Connect);
         last.unreachable = 3;
+        assert_eq!(decide(&last, 0), Decision::Later);
+        last.retries = 1;
         assert_eq!(decide(&last, 0), Decision::GiveUp);
     }
 
