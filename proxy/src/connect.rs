@@ -153,6 +153,17 @@ pub fn tls_cause(error: &TlsError) -> Cause {
     }
 }
 
+/// Wrong, foreign, expired or missing certificates; all else happens every day.
+pub fn is_for_somebody_to_look_at(cause: Cause) -> bool {
+    matches!(
+        cause,
+        Cause::WrongIdentity
+            | Cause::CertificateExpired
+            | Cause::CertificateUntrusted
+            | Cause::CertificateMissing
+    )
+}
+
 impl ConnectError {
     /// As what it is counted.
     pub fn cause(&self) -> Cause {
@@ -172,9 +183,10 @@ impl ConnectError {
     }
 
     fn log(&self, pod: &str) {
-        match self {
-            Self::Tls { .. } => tracing::warn!(pod, "{self}"),
-            _ => tracing::info!(pod, "{self}"),
+        if is_for_somebody_to_look_at(self.cause()) {
+            tracing::warn!(pod, "{self}");
+        } else {
+            tracing::info!(pod, "{self}");
         }
     }
 }

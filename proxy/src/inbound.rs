@@ -11,7 +11,7 @@ use mesh_api::SpiffeId;
 use mesh_api::v1::{self, Direction, Security, ServicePort};
 use tokio::net::TcpStream;
 
-use crate::connect::{self, ConnectError, tls_cause};
+use crate::connect::{self, ConnectError, is_for_somebody_to_look_at, tls_cause};
 use crate::detect::{self, HttpVersion, Protocol};
 use crate::http;
 use crate::io::{Io, Plain};
@@ -148,9 +148,14 @@ async fn meshed(
     let accepted = match worker.tls.accept(plain).await {
         Ok(accepted) => accepted,
         Err(error) => {
-            tracing::warn!(%client, app = %app.address, "a mesh connection was refused: {error}");
+            let (app, cause) = (app.address, tls_cause(&error));
+            if is_for_somebody_to_look_at(cause) {
+                tracing::warn!(%client, %app, "a mesh connection was refused: {error}");
+            } else {
+                tracing::info!(%client, %app, "a mesh connection failed: {error}");
+            }
             let caller = caller(&worker, client, None, service, Security::Unspecified);
-            return caller.metrics.error(tls_cause(&error));
+            return caller.metrics.error(cause);
         }
     };
     let Accepted { stream, peer, alpn } = accepted;

@@ -248,8 +248,13 @@ async fn listen<E>(
         let deadline = match detect(bytes) {
             Detection::Decided(protocol) => return Ok(protocol),
             _ if bytes.is_empty() => None,
-            Detection::Likely => Some(*begun.get_or_insert_with(Instant::now) + BEGINNING_LIMIT),
-            Detection::Unclear => Some(Instant::now() + UNCLEAR_LIMIT),
+            undecided => {
+                let limit = *begun.get_or_insert_with(Instant::now) + BEGINNING_LIMIT;
+                Some(match undecided {
+                    Detection::Unclear => limit.min(Instant::now() + UNCLEAR_LIMIT),
+                    _ => limit,
+                })
+            }
         };
         let more = match deadline {
             None => read(client, bytes).await,
