@@ -6,31 +6,31 @@
 
 #![forbid(unsafe_code)]
 
-/// Probes and metrics.
+// Probes and metrics.
 mod admin;
-/// The certificate authority.
+// The certificate authority.
 pub mod ca;
-/// The command line.
+// The command line.
 mod config;
-/// The controller's own certificate.
+// The controller's own certificate.
 mod credentials;
-/// Pushes it to them.
+// Pushes it to them.
 pub mod discovery;
-/// Certificates for proxies.
+// Certificates for proxies.
 mod identity;
-/// What they mean for proxies.
+// What they mean for proxies.
 pub mod index;
-/// The port for the CLI.
+// The port for the CLI.
 mod listen;
-/// What the CLI asks.
+// What the CLI asks.
 pub mod observe;
-/// Puts it all together.
+// Puts it all together.
 mod run;
-/// The port for proxies.
+// The port for proxies.
 mod server;
-/// Objects and tokens come in.
+// Objects and tokens come in.
 pub mod source;
-/// What proxies measured comes in.
+// What proxies measured comes in.
 mod telemetry;
 
 pub use config::{Command, LogFormat, RunArgs, SourceKind};

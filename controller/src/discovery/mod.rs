@@ -1,7 +1,7 @@
 //! The Discovery service: one stream per proxy, over which it hears what it has to know as it changes.
 //!
 //! In: the index's changes and the trust bundle through the [`Hub`]. Out: updates, as fast as each proxy takes
-//! them: what piles up for a slow one is merged by its [`outbox`], never queued.
+//! them: what piles up for a slow one is merged by its `outbox`, never queued.
 
 mod hub;
 mod outbox;
