@@ -79,7 +79,7 @@ fn ten_thousand_idle_connections() {
         .exec(&mesh.pod("client"), ["sh", "-c", "ulimit -Hn"])
         .good();
     let files: u64 = limit.trim().parse().unwrap_or(u64::MAX);
-    let count = files.saturating_sub(500).min(10_000);
+    let count = files.saturating_sub(500).min(10_000) / 50 * 50;
     let before = resident(&mesh);
     let number = count.to_string();
     let command = [
