@@ -6,32 +6,32 @@
 
 #![forbid(unsafe_code)]
 
-// Probes and metrics.
-mod admin;
-// The certificate authority.
-pub mod ca;
-// The command line.
-mod config;
-// The controller's own certificate.
-mod credentials;
-// Pushes it to them.
-pub mod discovery;
-// Certificates for proxies.
-mod identity;
-// What they mean for proxies.
-pub mod index;
-// The port for the CLI.
-mod listen;
-// What the CLI asks.
-pub mod observe;
-// Puts it all together.
-mod run;
-// The port for proxies.
-mod server;
-// Objects and tokens come in.
+// In the order in which an object reaches a proxy. Objects and tokens come in:
 pub mod source;
-// What proxies measured comes in.
+
+// what they mean for proxies:
+pub mod index;
+
+// who is told:
+pub mod discovery;
+
+// The certificate authority, and certificates for proxies:
+pub mod ca;
+mod identity;
+
+// What proxies measured comes in, and goes out to the CLI:
+pub mod observe;
 mod telemetry;
+
+// The ports for proxies, for the CLI, and for probes:
+mod admin;
+mod credentials;
+mod listen;
+mod server;
+
+// The command line, and the process:
+mod config;
+mod run;
 
 pub use config::{Command, LogFormat, RunArgs, SourceKind};
 pub use listen::Listen;
