@@ -53,9 +53,10 @@ fn foreign_certificates_are_refused_and_counted() {
 #[test]
 fn a_server_with_another_identity_is_refused_and_counted() {
     const TEST: &str = "wrong server";
-    if binary::find("nft").is_none() {
+    let Some(nft) = binary::find("nft") else {
         return skip(TEST, "nft is not installed");
-    }
+    };
+    let nft = nft.to_string_lossy();
     let apps = [server("web"), server("mallory"), App::client("client")];
     let Some(mesh) = Mesh::up(TEST, &apps, &Options::default()) else {
         return;
@@ -69,7 +70,7 @@ fn a_server_with_another_identity_is_refused_and_counted() {
          add chain ip theft pre {{ type nat hook prerouting priority -150; }}; \
          add rule ip theft pre ip daddr {web} tcp dport 8080 dnat to {mallory}:8080"
     );
-    mesh.exec("", ["nft", &rules]).good();
+    mesh.exec("", [nft.as_ref(), rules.as_str()]).good();
     let client = mesh.pod("client");
     let get = [
         "curl",
@@ -101,7 +102,8 @@ fn a_server_with_another_identity_is_refused_and_counted() {
     assert!(wrong >= 1.0, "{text}");
 
     // With the address back, the same client recovers by itself.
-    mesh.exec("", ["nft", "delete table ip theft"]).good();
+    mesh.exec("", [nft.as_ref(), "delete table ip theft"])
+        .good();
     let end = std::time::Instant::now() + Duration::from_secs(10);
     loop {
         let answer = mesh.exec(&client, get).stdout;
