@@ -124,7 +124,10 @@ fn problems(rows: &[Row], edges: &[Edge], list: &ListResponse) -> Vec<String> {
     let mut problems = Vec::new();
     for pod in &list.pods {
         if pod.restarts > 0 {
-            problems.push(format!("Pod {} crashed {} times.", pod.name, pod.restarts));
+            problems.push(format!(
+                "Pod {} crashed ({} restarts).",
+                pod.name, pod.restarts
+            ));
         }
         if !pod.ready && pod.phase != "Terminating" {
             problems.push(format!("Pod {} is not ready: {}.", pod.name, pod.reason));
@@ -260,7 +263,7 @@ mod tests {
         assert_eq!(
             problems(&rows, &edges, &crashed),
             [
-                "Pod web-0 crashed 2 times.",
+                "Pod web-0 crashed (2 restarts).",
                 "Pod web-0 is not ready: its probe fails.",
                 "The controller is not running.",
                 "deploy/web → deploy/cart is not secured (no: peer not meshed).",

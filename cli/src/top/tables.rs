@@ -17,14 +17,13 @@ use crate::output::{Cell, Tone, number, shorten};
 
 /// From this width on, what the narrow table leaves out has room.
 const WIDE: u16 = 110;
-/// The sparkline's columns on a narrow terminal; a wide one shows a column per second.
-const TREND_NARROW: usize = 6;
-const TREND_WIDE: usize = 30;
+/// The sparkline takes what names leave: at least so many columns, and no more than one per second.
+const TREND_LEAST: usize = 6;
+const TREND_MOST: usize = 30;
 
 /// Requests by source, destination, method and route.
 pub(super) fn rows<'a>(app: &App, width: u16, palette: Palette) -> Table<'a> {
     let wide = width >= WIDE;
-    let trend = if wide { TREND_WIDE } else { TREND_NARROW };
     let names: Vec<[String; 4]> = app.rows.iter().map(|row| names(row, wide)).collect();
     let mut headings: Vec<String> = Column::ALL
         .iter()
@@ -49,7 +48,7 @@ pub(super) fn rows<'a>(app: &App, width: u16, palette: Palette) -> Table<'a> {
     let figures = [5, if wide { 8 } else { 6 }, 5, 5, 5];
     let words = app.rows.iter().map(|row| row.security.chars().count());
     let secured = wide.then(|| words.fold("SECURED".len(), usize::max));
-    let fixed = figures.iter().sum::<usize>() + secured.unwrap_or(0) + trend;
+    let fixed = figures.iter().sum::<usize>() + secured.unwrap_or(0);
     // One space between columns, and one column before the first for the mark of the selected row.
     let gaps = headings.len();
     let natural: Vec<usize> = (0..4)
@@ -61,7 +60,11 @@ pub(super) fn rows<'a>(app: &App, width: u16, palette: Palette) -> Table<'a> {
                 .max(headings[column].chars().count())
         })
         .collect();
-    let fitted = fit(&natural, usize::from(width).saturating_sub(fixed + gaps));
+    let room = usize::from(width).saturating_sub(fixed + gaps);
+    let trend = room
+        .saturating_sub(natural.iter().sum())
+        .clamp(TREND_LEAST, TREND_MOST);
+    let fitted = fit(&natural, room.saturating_sub(trend));
 
     let lines = app.rows.iter().zip(&names).map(|(row, names)| {
         let mut cells: Vec<Line<'a>> = names

@@ -177,6 +177,11 @@ fn rows_at_80_columns() {
 }
 
 #[test]
+fn rows_at_110_columns() {
+    insta::assert_snapshot!(screen(&mut app(), 110, 14));
+}
+
+#[test]
 fn rows_at_140_columns() {
     insta::assert_snapshot!(screen(&mut app(), 140, 16));
 }
