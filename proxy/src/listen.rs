@@ -163,3 +163,63 @@ fn is_of_one_connection(error: &io::Error) -> bool {
             | io::ErrorKind::Interrupted
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OWN_PORTS: [u16; 2] = [4140, 4143];
+
+    fn at(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn only_what_would_come_back_is_a_loop() {
+        let local = at("10.244.0.7:4143");
+        for destination in [
+            "10.244.0.7:4143",
+            "10.244.0.7:4140",
+            "127.0.0.1:4140",
+            "0.0.0.0:4143",
+        ] {
+            assert!(loops(at(destination), local, OWN_PORTS), "{destination}");
+        }
+        // Another pod's proxy is for that pod to refuse.
+        for destination in ["10.244.0.7:8080", "10.244.0.8:4143", "127.0.0.1:8080"] {
+            assert!(!loops(at(destination), local, OWN_PORTS), "{destination}");
+        }
+        assert!(loops(at("[fd00::7]:4140"), at("[fd00::7]:4143"), OWN_PORTS));
+    }
+
+    #[test]
+    fn one_destination_is_one_key() {
+        assert_eq!(canonical(at("[::ffff:10.0.0.1]:80")), at("10.0.0.1:80"));
+        let labelled = std::net::SocketAddrV6::new("fe80::1".parse().unwrap(), 80, 7, 3);
+        let SocketAddr::V6(canonical) = canonical(labelled.into()) else {
+            panic!("IPv6 stays IPv6");
+        };
+        assert_eq!((canonical.flowinfo(), canonical.scope_id()), (0, 3));
+    }
+
+    #[tokio::test]
+    async fn a_listener_takes_both_families() {
+        let listener = bind(0).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+        for client in [
+            SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
+            (Ipv6Addr::LOCALHOST, port).into(),
+        ] {
+            let (connected, accepted) = tokio::join!(TcpStream::connect(client), listener.accept());
+            let (connected, (accepted, _)) = (connected.unwrap(), accepted.unwrap());
+            assert_eq!(canonical(accepted.local_addr().unwrap()), client);
+            // Nobody redirected it, so that it would loop.
+            let found = original_destination(&accepted, OWN_PORTS);
+            assert!(
+                matches!(found, Err(OriginalDestinationError::Loop(address)) if address == client)
+            );
+            drop(connected);
+        }
+    }
+}
