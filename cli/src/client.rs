@@ -2,7 +2,7 @@
 //!
 //! In: `--name`, and `/proc/net/unix`, where a mesh on this machine shows its abstract sockets
 //! `mesh/<user id>/<name>/observe` and `…/local`. Out: gRPC clients. A mesh on Kubernetes will be one more
-//! way to make the [`Channel`]; nothing behind it knows the difference.
+//! way to make the `Channel`; nothing behind it knows the difference.
 
 use std::{fs, future::Future, io, time::Duration};
 

@@ -1,6 +1,6 @@
 //! How users name what they look at: `deploy/web`, `svc`, `ns/shop`; namespaces and time windows.
 //!
-//! In: the words of the command line. Out: the wire's [`Selector`]s. A word that names no kind fails with
+//! In: the words of the command line. Out: the wire's `Selector`s. A word that names no kind fails with
 //! a hint; whether a name exists is for the controller to say.
 
 use std::time::Duration;

@@ -15,7 +15,7 @@
 //! # }
 //! ```
 //!
-//! The mesh runs in processes of its own (see [`sandbox`]) and ends when the [`Mesh`] is dropped or its process dies.
+//! The mesh runs in processes of its own (module `sandbox`) and ends when the `Mesh` is dropped or its process dies.
 
 mod config;
 mod dns;

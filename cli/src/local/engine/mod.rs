@@ -1,7 +1,7 @@
 //! Runs the controller and the pods.
 //!
 //! One loop owns all state. In come events: what pods tell, what the CLI asks, changed manifests. After each, the
-//! difference between what is wanted and what there is becomes started and ended pods ([`reconcile`]), and what
+//! difference between what is wanted and what there is becomes started and ended pods (`reconcile`), and what
 //! there is becomes objects for the controller, names for DNS and addresses for NAT.
 
 mod api;
