@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::detect::{self, Detection, Protocol};
@@ -30,6 +31,10 @@ const BANNER_LIMIT: Duration = Duration::from_secs(3);
 /// Where the upstream can't be opened, a client that is only slow gets this long to speak: an HTTP client is
 /// owed an answer, one that waits for a banner the end.
 const SLOW_CLIENT: Duration = Duration::from_millis(500);
+/// Upstreams that are open to hear whether the server speaks first, per destination. A server that does ends
+/// such a race at once, so that only those that do not come to this; then ten thousand quiet clients are no
+/// ten thousand connections to it.
+const MAX_RACES: usize = 128;
 /// First read of a connection: a ClientHello or request head fits, and few bytes are wasted.
 const FIRST_READ: usize = 2048;
 
@@ -38,8 +43,11 @@ pub type Detect = fn(&[u8]) -> Detection;
 
 /// Who speaks first at a destination, as far as it has been seen: so that later connections neither wait nor
 /// open an upstream in vain.
-#[derive(Debug, Default)]
-pub struct Learnt(Cell<Speaker>);
+#[derive(Debug)]
+pub struct Learnt {
+    speaker: Cell<Speaker>,
+    races: Semaphore,
+}
 
 /// Who spoke first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -115,10 +123,19 @@ impl<E: fmt::Display> Undecided<E> {
     }
 }
 
+impl Default for Learnt {
+    fn default() -> Self {
+        Self {
+            speaker: Cell::default(),
+            races: Semaphore::new(MAX_RACES),
+        }
+    }
+}
+
 impl Learnt {
     /// What has been seen.
     pub fn speaker(&self) -> Speaker {
-        self.0.get()
+        self.speaker.get()
     }
 
     /// Whether clients are known to speak first.
@@ -130,13 +147,13 @@ impl Learnt {
     /// the next connection.
     fn client_spoke(&self, protocol: &Protocol) {
         if !matches!(protocol, Protocol::Opaque) {
-            self.0.set(Speaker::Client);
+            self.speaker.set(Speaker::Client);
         }
     }
 
     fn server_spoke(&self, after: Duration) {
         if after < BANNER_LIMIT {
-            self.0.set(Speaker::Server);
+            self.speaker.set(Speaker::Server);
         }
     }
 }
@@ -186,7 +203,7 @@ pub async fn hear(client: &TcpStream) -> Result<(Protocol, Bytes), Undecided<Inf
     Ok((protocol, bytes.freeze()))
 }
 
-/// Opens the upstream while the client is quiet.
+/// Opens the upstream while the client is quiet, as soon as there are few enough such.
 async fn race<E>(
     client: &TcpStream,
     mut bytes: BytesMut,
@@ -194,6 +211,15 @@ async fn race<E>(
     detect: Detect,
     open: impl AsyncFnOnce() -> Result<Io, E>,
 ) -> Result<First, Undecided<E>> {
+    let _slot = tokio::select! {
+        biased;
+        said = listen(client, &mut bytes, detect) => {
+            let protocol = said?;
+            learnt.client_spoke(&protocol);
+            return Ok(First::Client { protocol, bytes: bytes.freeze(), upstream: None });
+        }
+        slot = learnt.races.acquire() => slot,
+    };
     let mut opening = pin!(open());
     let mut opened = tokio::select! {
         biased;

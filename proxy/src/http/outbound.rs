@@ -97,9 +97,8 @@ impl Outbound {
                 Ok(picked) => picked,
                 Err(unavailable) => return Ok(self.unavailable(&arrived, &history, &unavailable)),
             };
-            let began = Instant::now();
             match self.attempt(&picked, &mut forward, &history).await {
-                Ok((response, lease)) => {
+                Ok((response, lease, rtt)) => {
                     let failure = failure_of(&response, &picked, needs);
                     if let Some(failure) = failure
                         && self
@@ -112,7 +111,6 @@ impl Outbound {
                     if let Some(upload) = &forward.upload {
                         upload.keep_no_more();
                     }
-                    let rtt = began.elapsed();
                     let sent = Sent { picked, lease, rtt };
                     return Ok(
                         self.respond(client, arrived, response, sent, forward, &history, upgrade)
@@ -155,12 +153,14 @@ impl Outbound {
         Ok(picked)
     }
 
+    /// One try. The time it gives is from the sending to the response's head: with the handshake of a new
+    /// connection in it, a new replica would count as slow for as long as that takes to be forgotten.
     async fn attempt(
         &self,
         picked: &Picked,
         forward: &mut Forward,
         history: &History,
-    ) -> Result<(Response<Incoming>, Lease), Failed> {
+    ) -> Result<(Response<Incoming>, Lease, Duration), Failed> {
         let peer = &picked.peer;
         let meshed = is_meshed(picked);
         let dial = |protocol| {
@@ -178,11 +178,12 @@ impl Outbound {
             .await
             .map_err(Failed::Dial)?;
         let keep = history.retries == 0 && forward.worth_keeping();
+        let sent = Instant::now();
         let response = forward
             .send(&mut lease, meshed, keep)
             .await
             .map_err(Failed::Try)?;
-        Ok((response, lease))
+        Ok((response, lease, sent.elapsed()))
     }
 
     /// Applies the retry table and the budget; has waited when it says yes.

@@ -86,6 +86,32 @@ async fn where_clients_speak_first_nothing_is_opened_for_a_quiet_one() {
 }
 
 #[tokio::test]
+async fn quiet_clients_do_not_open_an_upstream_each() {
+    let test = async {
+        let (listener, destination) = server(false).await;
+        let worker = worker();
+        let mut clients = Vec::new();
+        for _ in 0..200 {
+            clients.push(dial(&worker, destination).await);
+        }
+        let mut opened = Vec::new();
+        while let Ok(accepted) = tokio::time::timeout(5 * MOMENT, listener.accept()).await {
+            opened.push(accepted);
+        }
+        assert_eq!(opened.len(), 128);
+
+        // One that had no turn is served as soon as it speaks.
+        let last = clients.last_mut().unwrap();
+        last.write_all(CLIENT_HELLO).await.unwrap();
+        let (mut app, _) = listener.accept().await.unwrap();
+        let mut heard = [0; CLIENT_HELLO.len()];
+        app.read_exact(&mut heard).await.unwrap();
+        assert_eq!(heard, CLIENT_HELLO);
+    };
+    LocalSet::new().run_until(test).await;
+}
+
+#[tokio::test]
 async fn a_late_client_of_an_open_upstream_uses_it() {
     let test = async {
         let (listener, destination) = server(false).await;
