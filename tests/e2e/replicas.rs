@@ -69,7 +69,7 @@ fn a_failing_replica_is_ejected_and_found_well_again() {
         let json: serde_json::Value = serde_json::from_str(&text).expect("JSON");
         json["requests"].as_u64().unwrap_or_default()
     };
-    let load_running = mesh.start(&client, load("get", "http://web:8080/bytes/100", 200, 20.0));
+    let load_running = mesh.start(&client, load("get", "http://web:8080/bytes/100", 200, 30.0));
     load_running.wait_for("started", Duration::from_secs(10));
     thread::sleep(Duration::from_secs(6));
     let tried = seen(&mesh);
@@ -79,9 +79,10 @@ fn a_failing_replica_is_ejected_and_found_well_again() {
         "not ejected: it got {tried} of 1200"
     );
     faults(&mesh, &path(&failing), &[]);
-    let load: Load = load_running.wait(Duration::from_secs(40)).json();
+    let load: Load = load_running.wait(Duration::from_secs(50)).json();
     figure!("{}", summary(&load));
-    let back = of(&load, 16..20, &failing.name);
+    // The third ejection lasts up to 6 s with its jitter, and then its failures have to be forgotten.
+    let back = of(&load, 26..30, &failing.name);
     figure!("good answers of it in the last 4 s: {back} of 800");
     assert!(
         back >= 80,

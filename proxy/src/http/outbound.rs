@@ -101,11 +101,19 @@ impl Outbound {
                 Ok((response, lease, rtt)) => {
                     let failure = failure_of(&response, &picked, needs);
                     if let Some(failure) = failure
-                        && self
-                            .may_retry(target, &forward, &arrived, &mut history, &picked, failure)
-                            .await
+                        && let Some(pause) = self.retry_after(
+                            target,
+                            &forward,
+                            &arrived,
+                            &mut history,
+                            &picked,
+                            failure,
+                        )
                     {
-                        picked.finish(Outcome::Failure);
+                        // Before the pause, which is no fault of the endpoint.
+                        picked.finish_after(Outcome::Failure, rtt);
+                        drop((response, lease));
+                        wait(pause).await;
                         continue;
                     }
                     if let Some(upload) = &forward.upload {
@@ -122,11 +130,17 @@ impl Outbound {
                         Failed::Try(error) => error.failure(),
                     };
                     if let Some(failure) = failure
-                        && self
-                            .may_retry(target, &forward, &arrived, &mut history, &picked, failure)
-                            .await
+                        && let Some(pause) = self.retry_after(
+                            target,
+                            &forward,
+                            &arrived,
+                            &mut history,
+                            &picked,
+                            failure,
+                        )
                     {
                         picked.finish(outcome_of(&failed));
+                        wait(pause).await;
                         continue;
                     }
                     return self.give_up(client, &arrived, needs, picked, failed, &history);
@@ -186,8 +200,8 @@ impl Outbound {
         Ok((response, lease, sent.elapsed()))
     }
 
-    /// Applies the retry table and the budget; has waited when it says yes.
-    async fn may_retry(
+    /// Applies the retry table and the budget: after which pause to try again, if at all.
+    fn retry_after(
         &self,
         target: &Target,
         forward: &Forward,
@@ -195,7 +209,7 @@ impl Outbound {
         history: &mut History,
         picked: &Picked,
         failure: Failure,
-    ) -> bool {
+    ) -> Option<Duration> {
         if failure == Failure::Connect {
             history.unreachable += 1;
         }
@@ -211,29 +225,28 @@ impl Outbound {
             history.unsent,
         );
         match decision {
-            Decision::GiveUp => false,
+            Decision::GiveUp => None,
             Decision::BodyGone => {
                 self.worker.metrics.retry_skipped(RetrySkipped::Body);
-                false
+                None
             }
             Decision::AtOnce if failure == Failure::Unsent => {
                 history.unsent += 1;
-                true
+                Some(Duration::ZERO)
             }
             Decision::AtOnce => {
                 history.failed.push(picked.peer.endpoint.address);
-                true
+                Some(Duration::ZERO)
             }
             Decision::Later => {
                 if !target.budget.borrow_mut().withdraw(Instant::now()) {
                     self.worker.metrics.retry_skipped(RetrySkipped::Budget);
-                    return false;
+                    return None;
                 }
-                let delay = Backoff::default().delay(history.retries, &mut fastrand::Rng::new());
+                let pause = Backoff::default().delay(history.retries, &mut fastrand::Rng::new());
                 history.retries += 1;
                 history.failed.push(picked.peer.endpoint.address);
-                tokio::time::sleep(delay).await;
-                true
+                Some(pause)
             }
         }
     }
@@ -337,6 +350,13 @@ struct Sent {
     picked: Picked,
     lease: Lease,
     rtt: Duration,
+}
+
+/// Most retries are at once, and a timer would make a millisecond of nothing.
+async fn wait(pause: Duration) {
+    if !pause.is_zero() {
+        tokio::time::sleep(pause).await;
+    }
 }
 
 fn is_meshed(picked: &Picked) -> bool {
