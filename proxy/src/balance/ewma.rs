@@ -16,7 +16,7 @@
 //!   dead endpoint from one that fails sometimes, and takes it back sooner than a decay over 10 s would.
 //! - An endpoint that was never measured has no estimate: idle, it costs nothing, so that a new replica gets
 //!   its first request at once instead of after the seed has decayed; while that one is on its way, the seed
-//!   counts, so that it is not flooded.
+//!   counts, so that it is not flooded. After an ejection, the probe is its first measurement.
 
 use std::time::{Duration, Instant};
 
@@ -111,8 +111,17 @@ impl Ewma {
         self.failures += (1.0 - self.failures) * FAILURE_STEP;
         if settled {
             self.weighing = self.failures;
+            // Until then the seed stays a guess: taken for a measurement, it would keep away the very
+            // requests that the breaker needs, and all others for half a minute.
+            self.measured = true;
         }
-        self.measured = true;
+    }
+
+    /// A probe succeeded: what was seen before the ejection is about an endpoint that was ill. The breaker
+    /// has dealt with its failures.
+    pub(super) fn recovered(&mut self, config: &EwmaConfig, rtt: Duration, now: Instant) {
+        *self = Self::new(config, now);
+        self.succeeded(config, rtt, now);
     }
 
     /// The caller gave up after `rtt`: the response would have taken at least that long.

@@ -226,7 +226,9 @@ impl<T> Balancer<T> {
             return;
         };
         endpoint.pending = endpoint.pending.saturating_sub(1);
+        let probed = key.probe && endpoint.breaker.state() == BreakerState::Probing;
         match outcome {
+            Outcome::Success if probed => endpoint.ewma.recovered(ewma, rtt, now),
             Outcome::Success => endpoint.ewma.succeeded(ewma, rtt, now),
             Outcome::Failure => {
                 let settled = endpoint.breaker.failures().saturating_add(1) >= breaker.failures;
@@ -234,7 +236,6 @@ impl<T> Balancer<T> {
             }
             Outcome::Cancelled => endpoint.ewma.cancelled(ewma, rtt, now),
         }
-        let probed = key.probe && endpoint.breaker.state() == BreakerState::Probing;
         match outcome {
             Outcome::Success if endpoint.breaker.is_closed() => {
                 return endpoint.breaker.succeeded();
