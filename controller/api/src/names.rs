@@ -10,6 +10,10 @@ pub const ADMIN_PORT: u16 = 4191;
 pub const CONTROLLER_PORT: u16 = 8443;
 /// The controller's `/live /ready /metrics`.
 pub const CONTROLLER_ADMIN_PORT: u16 = 9995;
+/// The controller's Observe service on Kubernetes, on loopback: reached through the API server's port-forward.
+pub const OBSERVE_PORT: u16 = 9996;
+/// The injector webhook (TLS).
+pub const WEBHOOK_PORT: u16 = 9443;
 
 /// The user id of the proxy's process on Kubernetes; its traffic is not redirected.
 pub const PROXY_UID: u32 = 2102;
@@ -31,6 +35,29 @@ pub const TOKEN_AUDIENCE: &str = "identity.mesh.internal";
 pub const SYSTEM_NAMESPACE: &str = "mesh-system";
 /// The controller's service account.
 pub const CONTROLLER_SERVICE_ACCOUNT: &str = "mesh-controller";
+/// The controller's Deployment, its Service for proxies, its Lease.
+pub const CONTROLLER: &str = "mesh-controller";
+/// The webhook's Service and MutatingWebhookConfiguration.
+pub const WEBHOOK: &str = "mesh-webhook";
+/// The Secret in the system namespace that holds the roots, under the key [`CA_KEY`].
+pub const CA_SECRET: &str = "mesh-ca";
+/// The key in [`CA_SECRET`].
+pub const CA_KEY: &str = "ca.json";
+/// The ConfigMap in every opted-in namespace from which a proxy's first trust bundle comes.
+pub const TRUST_CONFIG_MAP: &str = "mesh-trust";
+/// The key in [`TRUST_CONFIG_MAP`]: PEM certificates.
+pub const TRUST_KEY: &str = "bundle.pem";
+/// The ConfigMap in the system namespace that holds the injector's settings, under the key [`CONFIG_KEY`].
+pub const CONFIG_MAP: &str = "mesh-config";
+/// The key in [`CONFIG_MAP`].
+pub const CONFIG_KEY: &str = "inject.json";
+/// The proxy's container in a pod.
+pub const PROXY_CONTAINER: &str = "mesh-proxy";
+/// The init container that writes the redirection.
+pub const INIT_CONTAINER: &str = "mesh-init";
+/// Where images come from unless `--registry` says otherwise: `install/image.sh` names its images so, and a
+/// node that has imported them needs no registry.
+pub const IMAGE_REGISTRY: &str = "localhost/mesh";
 
 /// ALPN: HTTP/1.x requests follow.
 pub const ALPN_HTTP1: &[u8] = b"mesh-http/1.1";
@@ -51,6 +78,8 @@ pub const HEADER_NOT_DELIVERED: &str = "mesh-not-delivered";
 /// Headers with this prefix are stripped where they come from outside of the mesh.
 pub const HEADER_PREFIX: &str = "mesh-";
 
+/// Label on all objects of the control plane: "controller", "webhook".
+pub const LABEL_COMPONENT: &str = "mesh.internal/component";
 /// Annotation that the injector sets on a pod beside which it put a proxy: "true".
 pub const ANNOTATION_PROXY: &str = "mesh.internal/proxy";
 
