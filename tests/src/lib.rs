@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod binary;
+pub mod cluster;
 mod exec;
 mod leftovers;
 mod local;
