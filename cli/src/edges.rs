@@ -3,12 +3,11 @@
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use mesh_api::v1::{self, EdgesRequest, Security, observe_client::ObserveClient};
+use mesh_api::v1::{self, EdgesRequest, Security};
 use serde::Serialize;
-use tonic::transport::Channel;
 
 use crate::{
-    client::{self, MeshArgs},
+    client::{self, Mesh, Replicas, Target},
     output::{Cell, Figures, Format, Output, Print, Table, Tone, number},
     resource::{self, Scope},
 };
@@ -16,7 +15,7 @@ use crate::{
 /// Arguments of `mesh edges`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// KIND or KIND/NAME at either end [default: all]
+    /// KIND, KIND/NAME or KIND NAME at either end [default: all]
     #[arg(value_name = "KIND[/NAME]")]
     resources: Vec<String>,
     /// Time to look back, up to 10m
@@ -27,7 +26,7 @@ pub struct Args {
     #[command(flatten)]
     print: Print,
     #[command(flatten)]
-    mesh: MeshArgs,
+    mesh: Target,
 }
 
 /// Traffic from one workload to another, or out of the mesh.
@@ -73,20 +72,20 @@ pub struct Resource {
 /// # Errors
 /// There is no mesh, it does not answer, or it knows no such resource.
 pub fn run(args: Args) -> Result<()> {
-    let requests: Vec<EdgesRequest> = args
-        .scope
-        .selectors(&args.resources)?
-        .into_iter()
-        .map(|selector| EdgesRequest {
-            selector: Some(selector),
-            window_s: args.window,
-        })
-        .collect();
     client::block_on(async {
-        let mut client = client::observe(&args.mesh).await?;
+        let mesh = Mesh::find(&args.mesh).await?;
+        let selectors = args.scope.selectors(&mesh, &args.resources).await?;
+        let requests: Vec<EdgesRequest> = selectors
+            .into_iter()
+            .map(|selector| EdgesRequest {
+                selector: Some(selector),
+                window_s: args.window,
+            })
+            .collect();
+        let mut replicas = mesh.observe().await?;
         let mut output = Output::stdout();
         loop {
-            let edges = fetch(&mut client, &requests).await?;
+            let edges = fetch(&mut replicas, &requests).await?;
             match args.print.output {
                 Format::Json => output.json(&edges, args.print.watch)?,
                 _ if edges.is_empty() && !args.print.watch => {
@@ -106,13 +105,10 @@ pub fn run(args: Args) -> Result<()> {
 ///
 /// # Errors
 /// The mesh does not answer, or it knows no such resource.
-pub async fn fetch(
-    client: &mut ObserveClient<Channel>,
-    requests: &[EdgesRequest],
-) -> Result<Vec<Edge>> {
+pub async fn fetch(replicas: &mut Replicas, requests: &[EdgesRequest]) -> Result<Vec<Edge>> {
     let mut edges: Vec<Edge> = Vec::new();
     for request in requests {
-        let response = client::call(client.edges(request.clone())).await?;
+        let response = replicas.edges(request.clone()).await?;
         edges.extend(response.edges.into_iter().map(Edge::from));
     }
     edges.sort_by(|a, b| a.key().cmp(&b.key()));

@@ -4,6 +4,8 @@
 
 /// Finding a mesh, and calling it.
 pub mod client;
+/// Kubernetes, through its API server.
+pub mod cluster;
 /// `mesh demo`.
 pub mod demo;
 /// `mesh down`.

@@ -8,6 +8,8 @@ use std::time::Duration;
 use anyhow::{Result, anyhow, bail};
 use mesh_api::v1::{Selector, Workload};
 
+use crate::client::Mesh;
+
 /// Kinds with their short form and the other names that kubectl takes.
 const KINDS: [(&str, &str, &[&str]); 7] = [
     ("deployment", "deploy", &["deployments"]),
@@ -19,27 +21,74 @@ const KINDS: [(&str, &str, &[&str]); 7] = [
     ("namespace", "ns", &["namespaces"]),
 ];
 
-/// Which namespaces to look at.
+/// Which namespaces to look at, and what in them.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct Scope {
-    /// Only this namespace
+    /// Only this namespace [default: the context's on Kubernetes, all of them on this machine]
     #[arg(short, long, env = "MESH_NAMESPACE", value_name = "NAMESPACE")]
     pub namespace: Option<String>,
-    /// All namespaces: the default of a local mesh
+    /// All namespaces
     #[arg(short = 'A', long, conflicts_with = "namespace")]
     pub all_namespaces: bool,
+    /// Only what has these labels, as in kubectl: app=web,tier!=db
+    #[arg(short = 'l', long = "selector", value_name = "LABELS")]
+    pub labels: Option<String>,
 }
 
 impl Scope {
-    /// The namespace as the wire has it: empty for all.
-    pub fn namespace(&self) -> &str {
-        match &self.namespace {
-            Some(namespace) if !self.all_namespaces => namespace,
-            _ => "",
+    /// The scope in a mesh, which says what the default is.
+    pub fn of(&self, mesh: &Mesh) -> Namespaced {
+        let chosen = self.all_namespaces || self.namespace.is_some();
+        Namespaced {
+            namespace: match &self.namespace {
+                _ if self.all_namespaces => String::new(),
+                Some(namespace) => namespace.clone(),
+                None => mesh.namespace().to_owned(),
+            },
+            chosen,
         }
     }
 
-    /// What the words select: everything in scope when there are none.
+    /// What the words and labels select in a mesh: everything in scope when there are none.
+    ///
+    /// # Errors
+    /// A word names no kind; or nothing has these labels, or they can't be looked for.
+    pub async fn selectors(&self, mesh: &Mesh, words: &[String]) -> Result<Vec<Selector>> {
+        let selectors = self.of(mesh).selectors(words)?;
+        let Some(labels) = &self.labels else {
+            return Ok(selectors);
+        };
+        if let Some(named) = selectors.iter().find(|selector| !selector.name.is_empty()) {
+            bail!(
+                "-l selects by labels, and {:?} by name: take one of them.",
+                named.name
+            );
+        }
+        let Mesh::Cluster(cluster) = mesh else {
+            bail!(
+                "-l asks the API server of a cluster for labels: on this machine, name the workloads."
+            );
+        };
+        let mut found = Vec::new();
+        for selector in &selectors {
+            found.extend(cluster.with_labels(selector, labels).await?);
+        }
+        Ok(found)
+    }
+}
+
+/// A scope whose namespace is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Namespaced {
+    /// Empty for all.
+    pub namespace: String,
+    /// The user has said so.
+    chosen: bool,
+}
+
+impl Namespaced {
+    /// What the words select, as in kubectl: `deploy`, `deploy/web`, `deploy web cart`, `deploy,svc`; everything in
+    /// scope when there are none.
     ///
     /// # Errors
     /// A word names no kind.
@@ -47,7 +96,32 @@ impl Scope {
         if words.is_empty() {
             return Ok(vec![self.everything()]);
         }
-        words.iter().map(|word| self.selector(word)).collect()
+        let mut selectors = Vec::new();
+        // The kinds that the last word named, and whether a name of theirs has followed.
+        let mut kinds: (Vec<&'static str>, bool) = (Vec::new(), true);
+        for word in words {
+            if word.contains('/') {
+                selectors.push(self.selector(word)?);
+                continue;
+            }
+            match word.split(',').map(kind_of).collect::<Option<Vec<_>>>() {
+                Some(next) => {
+                    let (last, named) = std::mem::replace(&mut kinds, (next, false));
+                    if !named {
+                        selectors.extend(last.into_iter().map(|kind| self.select(kind, "")));
+                    }
+                }
+                None if kinds.0.is_empty() => return Err(self.selector(word).unwrap_err()),
+                None => {
+                    kinds.1 = true;
+                    selectors.extend(kinds.0.iter().map(|kind| self.select(kind, word)));
+                }
+            }
+        }
+        if let (kinds, false) = kinds {
+            selectors.extend(kinds.into_iter().map(|kind| self.select(kind, "")));
+        }
+        Ok(selectors)
     }
 
     /// What one word selects: `KIND` or `KIND/NAME`.
@@ -56,13 +130,8 @@ impl Scope {
     /// It names no kind.
     pub fn selector(&self, word: &str) -> Result<Selector> {
         let (kind, name) = word.split_once('/').unwrap_or((word, ""));
-        let namespace = self.namespace().to_owned();
         match kind_of(kind) {
-            Some(kind) if !name.contains('/') => Ok(Selector {
-                namespace,
-                kind: kind.into(),
-                name: name.into(),
-            }),
+            Some(kind) if !name.contains('/') => Ok(self.select(kind, name)),
             Some(_) => bail!("{word:?} has too many slashes: write KIND/NAME, and -n NAMESPACE."),
             None if name.is_empty() => Err(anyhow!(
                 "{word:?} is not a kind. Did you mean deploy/{word} or svc/{word}? Kinds: {}.",
@@ -72,35 +141,41 @@ impl Scope {
         }
     }
 
-    /// As [`Scope::selector`], where a single workload is meant; all in scope when there is no word.
-    ///
-    /// # Errors
-    /// It names no kind, or one that sends no requests itself.
-    pub fn workload(&self, word: &str) -> Result<Workload> {
-        let Selector {
+    /// Workloads and services of all namespaces in scope.
+    pub fn everything(&self) -> Selector {
+        self.select("", "")
+    }
+
+    /// A namespace is in no namespace: the default one does not narrow it.
+    fn select(&self, kind: &str, name: &str) -> Selector {
+        Selector {
+            namespace: match kind {
+                "namespace" if !self.chosen => String::new(),
+                _ => self.namespace.clone(),
+            },
+            kind: kind.into(),
+            name: name.into(),
+        }
+    }
+}
+
+/// A selector as a side of a tap; a namespace means everything in it.
+pub fn side(selector: Selector) -> Workload {
+    let Selector {
+        namespace,
+        kind,
+        name,
+    } = selector;
+    match kind.as_str() {
+        "namespace" => Workload {
+            namespace: if name.is_empty() { namespace } else { name },
+            ..Workload::default()
+        },
+        _ => Workload {
             namespace,
             kind,
             name,
-        } = self.selector(word)?;
-        Ok(match kind.as_str() {
-            "namespace" => Workload {
-                namespace: name,
-                ..Workload::default()
-            },
-            _ => Workload {
-                namespace,
-                kind,
-                name,
-            },
-        })
-    }
-
-    /// Workloads and services of all namespaces in scope.
-    pub fn everything(&self) -> Selector {
-        Selector {
-            namespace: self.namespace().into(),
-            ..Selector::default()
-        }
+        },
     }
 }
 
@@ -172,12 +247,15 @@ fn short_kinds() -> String {
 mod tests {
     use super::*;
 
+    fn shop() -> Namespaced {
+        Namespaced {
+            namespace: "shop".into(),
+            chosen: true,
+        }
+    }
+
     fn selector(word: &str) -> Result<Selector> {
-        let scope = Scope {
-            namespace: Some("shop".into()),
-            all_namespaces: false,
-        };
-        scope.selector(word)
+        shop().selector(word)
     }
 
     #[test]
@@ -194,6 +272,47 @@ mod tests {
             assert_eq!((got.kind.as_str(), got.name.as_str()), (kind, name));
             assert_eq!(got.namespace, "shop");
         }
+    }
+
+    #[test]
+    fn words_as_in_kubectl() {
+        let of = |words: &str| {
+            let words: Vec<String> = words.split_whitespace().map(str::to_owned).collect();
+            let selectors = shop().selectors(&words);
+            selectors.map(|selectors| {
+                let texts = selectors.iter().map(|s| match s.name.as_str() {
+                    "" => s.kind.clone(),
+                    name => format!("{}/{name}", short(&s.kind)),
+                });
+                texts.collect::<Vec<_>>().join(" ")
+            })
+        };
+        for (words, expected) in [
+            ("", ""),
+            ("deploy svc", "deployment service"),
+            ("deploy,svc", "deployment service"),
+            ("deploy web", "deploy/web"),
+            ("deploy web cart svc", "deploy/web deploy/cart service"),
+            ("deploy,svc web", "deploy/web svc/web"),
+            ("deploy/web svc/cart", "deploy/web svc/cart"),
+            ("po web-1 ns/shop", "po/web-1 ns/shop"),
+        ] {
+            assert_eq!(of(words).unwrap(), expected, "{words}");
+        }
+        for words in ["web", "deploy/web web", "deploy,web", "cronjob/x"] {
+            assert!(of(words).is_err(), "{words}");
+        }
+    }
+
+    #[test]
+    fn the_contexts_namespace_does_not_narrow_namespaces() {
+        let default = Namespaced {
+            namespace: "shop".into(),
+            chosen: false,
+        };
+        assert_eq!(default.selector("ns").unwrap().namespace, "");
+        assert_eq!(default.selector("deploy").unwrap().namespace, "shop");
+        assert_eq!(selector("ns").unwrap().namespace, "shop");
     }
 
     #[test]

@@ -3,14 +3,11 @@
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use mesh_api::v1::{
-    self, EdgesRequest, EndpointsRequest, Selector, StatRequest, observe_client::ObserveClient,
-};
+use mesh_api::v1::{self, EdgesRequest, EndpointsRequest, Selector, StatRequest};
 use serde::Serialize;
-use tonic::transport::Channel;
 
 use crate::{
-    client::{self, MeshArgs},
+    client::{self, Mesh, Replicas, Target},
     edges::{self, Edge, Resource},
     output::{Cell, Figures, Format, Output, Print, Table, Tone, number},
     resource::{self, Scope},
@@ -19,7 +16,7 @@ use crate::{
 /// Arguments of `mesh stat`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// KIND or KIND/NAME: deploy, sts, ds, job, po, svc or ns [default: workloads and services]
+    /// KIND, KIND/NAME or KIND NAME: deploy, sts, ds, job, po, svc or ns [default: workloads and services]
     #[arg(value_name = "KIND[/NAME]")]
     resources: Vec<String>,
     /// Only traffic to this resource
@@ -36,7 +33,7 @@ pub struct Args {
     #[command(flatten)]
     print: Print,
     #[command(flatten)]
-    mesh: MeshArgs,
+    mesh: Target,
 }
 
 /// What `mesh stat -o json` prints.
@@ -77,23 +74,25 @@ pub struct Row {
 /// # Errors
 /// There is no mesh, it does not answer, or it knows no such resource.
 pub fn run(args: Args) -> Result<()> {
-    let selectors = args.scope.selectors(&args.resources)?;
-    let other = |word: &Option<String>| word.as_ref().map(|w| args.scope.selector(w)).transpose();
-    let (to, from) = (other(&args.to)?, other(&args.from)?);
-    let requests: Vec<StatRequest> = selectors
-        .into_iter()
-        .map(|selector| StatRequest {
-            selector: Some(selector),
-            window_s: args.window,
-            to: to.clone(),
-            from: from.clone(),
-        })
-        .collect();
     client::block_on(async {
-        let mut client = client::observe(&args.mesh).await?;
+        let mesh = Mesh::find(&args.mesh).await?;
+        let selectors = args.scope.selectors(&mesh, &args.resources).await?;
+        let scope = args.scope.of(&mesh);
+        let other = |word: &Option<String>| word.as_ref().map(|w| scope.selector(w)).transpose();
+        let (to, from) = (other(&args.to)?, other(&args.from)?);
+        let requests: Vec<StatRequest> = selectors
+            .into_iter()
+            .map(|selector| StatRequest {
+                selector: Some(selector),
+                window_s: args.window,
+                to: to.clone(),
+                from: from.clone(),
+            })
+            .collect();
+        let mut replicas = mesh.observe().await?;
         let mut output = Output::stdout();
         loop {
-            let report = fetch(&mut client, &requests).await?;
+            let report = fetch(&mut replicas, &requests).await?;
             match args.print.output {
                 Format::Json => output.json(&report, args.print.watch)?,
                 format => output.table(&table(&report.rows, format), args.print.watch)?,
@@ -110,16 +109,13 @@ pub fn run(args: Args) -> Result<()> {
 ///
 /// # Errors
 /// The mesh does not answer, or it knows no such resource.
-pub async fn fetch(
-    client: &mut ObserveClient<Channel>,
-    requests: &[StatRequest],
-) -> Result<Report> {
+pub async fn fetch(replicas: &mut Replicas, requests: &[StatRequest]) -> Result<Report> {
     let mut report = Report {
         window_s: 0,
         rows: Vec::new(),
     };
     for request in requests {
-        let response = client::call(client.stat(request.clone())).await?;
+        let response = replicas.stat(request.clone()).await?;
         report.window_s = report.window_s.max(response.window_s);
         report.rows.extend(response.rows.into_iter().map(Row::from));
     }
@@ -128,13 +124,13 @@ pub async fn fetch(
     }
     report.rows.sort_by(|a, b| a.key().cmp(&b.key()));
     report.rows.dedup_by(|a, b| a.key() == b.key());
-    secure_connections(client, requests, &mut report.rows).await?;
+    secure_connections(replicas, requests, &mut report.rows).await?;
     Ok(report)
 }
 
 /// Where no request tells how a resource is secured, the connections to its workloads do.
 async fn secure_connections(
-    client: &mut ObserveClient<Channel>,
+    replicas: &mut Replicas,
     requests: &[StatRequest],
     rows: &mut [Row],
 ) -> Result<()> {
@@ -147,7 +143,7 @@ async fn secure_connections(
         selector: Some(Selector::default()),
         window_s: window_s.unwrap_or_default(),
     };
-    let edges = edges::fetch(client, &[request]).await?;
+    let edges = edges::fetch(replicas, &[request]).await?;
     for row in rows.iter_mut().filter(silent) {
         let resource = Resource {
             namespace: row.namespace.clone(),
@@ -155,7 +151,7 @@ async fn secure_connections(
             name: row.name.clone(),
         };
         let workloads = match row.kind.as_str() {
-            "service" => workloads(client, resource).await?,
+            "service" => workloads(replicas, resource).await?,
             _ => vec![resource],
         };
         let leads_here = |edge: &&Edge| {
@@ -207,10 +203,7 @@ pub(crate) fn table(rows: &[Row], format: Format) -> Table {
 }
 
 /// The workloads behind a service, as far as proxies balance over them.
-async fn workloads(
-    client: &mut ObserveClient<Channel>,
-    service: Resource,
-) -> Result<Vec<Resource>> {
+async fn workloads(replicas: &mut Replicas, service: Resource) -> Result<Vec<Resource>> {
     let request = EndpointsRequest {
         selector: Some(Selector {
             namespace: service.namespace,
@@ -218,7 +211,7 @@ async fn workloads(
             name: service.name,
         }),
     };
-    let endpoints = client::call(client.endpoints(request)).await?.rows;
+    let endpoints = replicas.endpoints(request).await?.rows;
     Ok(endpoints
         .into_iter()
         .filter_map(|row| row.load?.workload.map(Resource::from))

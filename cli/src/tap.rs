@@ -1,23 +1,24 @@
 //! `mesh tap`: single requests as they happen.
 
 use anyhow::{Result, anyhow};
+use futures_util::StreamExt;
 use jiff::{Timestamp, tz::TimeZone};
-use mesh_api::v1::{Direction, TapEvent, TapFilter, TapRequest, Workload};
+use mesh_api::v1::{Direction, Selector, TapEvent, TapFilter, TapRequest, Workload};
 use serde::Serialize;
 
 use crate::{
-    client::{self, MeshArgs},
+    client::{self, Mesh, Target},
     edges,
     output::{Format, Output, Tone, number, shorten},
-    resource::{self, Scope},
+    resource::{self, Namespaced, Scope},
 };
 
 /// Arguments of `mesh tap`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Requests that this workload sends or answers, such as deploy/web [default: all]
+    /// Requests that these send or answer, such as deploy/web or deploy web [default: all]
     #[arg(value_name = "KIND[/NAME]")]
-    resource: Option<String>,
+    resources: Vec<String>,
     /// Only requests to this workload
     #[arg(long, value_name = "KIND/NAME")]
     to: Option<String>,
@@ -45,7 +46,7 @@ pub struct Args {
     #[command(flatten)]
     scope: Scope,
     #[command(flatten)]
-    mesh: MeshArgs,
+    mesh: Target,
 }
 
 /// Runs `mesh tap` until it is interrupted.
@@ -53,12 +54,17 @@ pub struct Args {
 /// # Errors
 /// There is no mesh, it knows no such workload, or it ended meanwhile.
 pub fn run(args: Args) -> Result<()> {
-    let request = args.request()?;
     client::block_on(async {
-        let mut client = client::observe(&args.mesh).await?;
+        let mesh = Mesh::find(&args.mesh).await?;
+        let selected = args.scope.selectors(&mesh, &args.resources).await?;
+        let request = args.request(&args.scope.of(&mesh), &selected)?;
         let mut output = Output::stdout();
-        let mut events = client::call(client.tap(request)).await?;
-        while let Some(event) = events.message().await.map_err(|s| client::explain(&s))? {
+        let mut events = mesh.observe().await?.tap(request).await?;
+        while let Some(event) = events.next().await {
+            let event = event?;
+            if !selected.iter().any(|selector| involves(&event, selector)) {
+                continue;
+            }
             match args.output {
                 Format::Json => output.json(&Event::from(&event), true)?,
                 format => {
@@ -72,22 +78,23 @@ pub fn run(args: Args) -> Result<()> {
 }
 
 impl Args {
-    fn request(&self) -> Result<TapRequest> {
-        let workload = |word: &Option<String>| -> Result<Option<Workload>> {
-            word.as_ref().map(|w| self.scope.workload(w)).transpose()
+    /// A tap has one filter: of several resources it is their namespace, and [`involves`] selects.
+    fn request(&self, scope: &Namespaced, selected: &[Selector]) -> Result<TapRequest> {
+        let side = |word: &Option<String>| -> Result<Option<Workload>> {
+            let selector = word.as_ref().map(|w| scope.selector(w)).transpose()?;
+            Ok(selector.map(resource::side))
         };
-        // Without a word, the namespace alone is the filter.
-        let everything = (!self.scope.namespace().is_empty()).then(|| Workload {
-            namespace: self.scope.namespace().into(),
-            ..Workload::default()
-        });
+        let workload = match selected {
+            [one] => resource::side(one.clone()),
+            _ => resource::side(scope.everything()),
+        };
         let (status_min, status_max) = self.status.unwrap_or_default();
         Ok(TapRequest {
             max_rps: self.max_rps,
             filter: Some(TapFilter {
-                workload: workload(&self.resource)?.or(everything),
-                to: workload(&self.to)?,
-                from: workload(&self.from)?,
+                workload: (workload != Workload::default()).then_some(workload),
+                to: side(&self.to)?,
+                from: side(&self.from)?,
                 method: self.method.as_deref().unwrap_or_default().to_uppercase(),
                 path_prefix: self.path.clone().unwrap_or_default(),
                 authority: self.authority.clone().unwrap_or_default(),
@@ -96,6 +103,31 @@ impl Args {
             }),
         })
     }
+}
+
+/// Whether a request is sent or answered by what is selected.
+fn involves(event: &TapEvent, selector: &Selector) -> bool {
+    let is = |wanted: &str, actual: &str| wanted.is_empty() || wanted == actual;
+    let side = |workload: &Option<Workload>, pod: &str| {
+        workload.as_ref().is_some_and(|workload| {
+            is(&selector.namespace, &workload.namespace)
+                && match selector.kind.as_str() {
+                    "namespace" => is(&selector.name, &workload.namespace),
+                    "pod" => is(&selector.name, pod),
+                    "" => is(&selector.name, &workload.name),
+                    kind => kind == workload.kind && is(&selector.name, &workload.name),
+                }
+        })
+    };
+    let service = matches!(selector.kind.as_str(), "" | "service")
+        && event.service.as_ref().is_some_and(|service| {
+            is(&selector.namespace, &service.namespace) && is(&selector.name, &service.name)
+        });
+    let anything = *selector == Selector::default();
+    anything
+        || service
+        || side(&event.source, &event.source_pod)
+        || side(&event.destination, &event.destination_pod)
 }
 
 /// What `mesh tap -o json` prints.
@@ -309,6 +341,23 @@ mod tests {
         assert!(text.contains("retries=1"), "{text}");
         assert!(text.contains("no: peer not meshed"), "{text}");
         assert!(text.contains("mesh-error=\"no endpoint"), "{text}");
+    }
+
+    #[test]
+    fn several_resources_are_selected_here() {
+        let selects = |namespace: &str, kind: &str, name: &str| {
+            let selector = Selector {
+                namespace: namespace.into(),
+                kind: kind.into(),
+                name: name.into(),
+            };
+            involves(&event(), &selector)
+        };
+        assert!(selects("", "", "") && selects("shop", "", ""));
+        assert!(selects("shop", "deployment", "web") && selects("", "deployment", "catalog"));
+        assert!(selects("", "pod", "web-1") && selects("", "namespace", "shop"));
+        assert!(!selects("other", "", "") && !selects("", "deployment", "cart"));
+        assert!(!selects("", "statefulset", "web") && !selects("", "service", "web"));
     }
 
     #[test]

@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 use mesh_api::{
     local::{ListRequest, ListResponse, local_client::LocalClient},
-    v1::{EdgesRequest, Selector, StatRequest, observe_client::ObserveClient},
+    v1::{EdgesRequest, Selector, StatRequest},
 };
 use serde::Serialize;
 use tonic::transport::Channel;
 
 use super::NAMESPACE;
 use crate::{
-    client,
+    client::{self, Replicas},
     edges::{self, Edge},
     output::{Cell, Figures, Format, Output, Table, Tone},
     stat::{self, Row},
@@ -49,7 +49,7 @@ impl Report {
     /// # Errors
     /// It does not answer.
     pub(super) async fn fetch(
-        observe: &mut ObserveClient<Channel>,
+        observe: &mut Replicas,
         local: &mut LocalClient<Channel>,
         window_s: u32,
     ) -> Result<Self> {

@@ -3,20 +3,15 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::Result;
-use mesh_api::{
-    Sketch,
-    v1::{
-        EdgesRequest, EndpointRow, EndpointsRequest, Selector, StatRequest, TopRequest, Traffic,
-        observe_client::ObserveClient,
-    },
+use mesh_api::v1::{
+    EdgesRequest, EndpointRow, EndpointsRequest, Selector, StatRequest, TopRequest,
 };
 use serde::Serialize;
 use tokio::sync::{mpsc, watch};
-use tonic::transport::Channel;
 
 use super::row::Row;
 use crate::{
-    client::{self, LocalMesh},
+    client::{Mesh, Replicas, merge},
     output::Figures,
 };
 
@@ -60,7 +55,7 @@ pub struct Totals {
 /// # Errors
 /// The mesh does not answer, or knows no such resource.
 pub async fn snapshot(
-    client: &mut ObserveClient<Channel>,
+    replicas: &mut Replicas,
     query: &Query,
     endpoints: Option<&Selector>,
 ) -> Result<Snapshot> {
@@ -70,12 +65,12 @@ pub async fn snapshot(
             selector: Some(selector.clone()),
             window_s: query.window_s,
         };
-        requests.extend(client::call(client.top(request)).await?.rows);
+        requests.extend(replicas.top(request).await?.rows);
         let request = EdgesRequest {
             selector: Some(selector.clone()),
             window_s: query.window_s,
         };
-        edges.extend(client::call(client.edges(request)).await?.edges);
+        edges.extend(replicas.edges(request).await?.edges);
     }
     let namespaces: BTreeSet<&str> = requests
         .iter()
@@ -85,7 +80,9 @@ pub async fn snapshot(
         .filter(|namespace| !namespace.is_empty())
         .collect();
     let several = namespaces.len() > 1;
-    let figures = Figures::from(&sum(requests.iter().filter_map(|row| row.traffic.as_ref())));
+    let figures = Figures::from(&merge::traffic(
+        requests.iter().filter_map(|row| row.traffic.as_ref()),
+    ));
     let mut rows: Vec<Row> = requests
         .into_iter()
         .map(|row| Row::of_requests(row, several))
@@ -98,14 +95,14 @@ pub async fn snapshot(
     // Where selectors overlap, a row came twice.
     rows.sort_by(|a, b| a.key().cmp(&b.key()));
     rows.dedup_by(|a, b| a.key() == b.key());
-    let (pods, meshed_pods) = pods(client, query).await?;
+    let (pods, meshed_pods) = pods(replicas, query).await?;
     let endpoints = match endpoints {
         None => Vec::new(),
         Some(selector) => {
             let request = EndpointsRequest {
                 selector: Some(selector.clone()),
             };
-            client::call(client.endpoints(request)).await?.rows
+            replicas.endpoints(request).await?.rows
         }
     };
     Ok(Snapshot {
@@ -122,23 +119,24 @@ pub async fn snapshot(
 /// Sends a snapshot or what went wrong, each second and at once when `endpoints` changes, until nobody
 /// listens.
 pub async fn collect(
-    mesh: LocalMesh,
+    mesh: Mesh,
     query: Query,
     mut endpoints: watch::Receiver<Option<Selector>>,
     snapshots: mpsc::Sender<Result<Snapshot>>,
 ) {
-    let mut connected: Option<ObserveClient<Channel>> = None;
+    let mut connected: Option<Replicas> = None;
     loop {
         let started = tokio::time::Instant::now();
         let wanted = endpoints.borrow_and_update().clone();
-        let client = match connected.take() {
-            Some(client) => Ok(client),
+        let replicas = match connected.take() {
+            Some(replicas) => Ok(replicas),
             None => mesh.observe().await,
         };
-        let outcome = match client {
-            Ok(mut client) => {
-                let outcome = snapshot(&mut client, &query, wanted.as_ref()).await;
-                connected = Some(client);
+        // After a failure everything is looked for anew: the replicas may be others now.
+        let outcome = match replicas {
+            Ok(mut replicas) => {
+                let outcome = snapshot(&mut replicas, &query, wanted.as_ref()).await;
+                connected = outcome.is_ok().then_some(replicas);
                 outcome
             }
             Err(error) => Err(error),
@@ -153,7 +151,7 @@ pub async fn collect(
     }
 }
 
-async fn pods(client: &mut ObserveClient<Channel>, query: &Query) -> Result<(u32, u32)> {
+async fn pods(replicas: &mut Replicas, query: &Query) -> Result<(u32, u32)> {
     let namespaces: BTreeSet<&str> = query
         .selectors
         .iter()
@@ -170,26 +168,9 @@ async fn pods(client: &mut ObserveClient<Channel>, query: &Query) -> Result<(u32
             window_s: query.window_s,
             ..StatRequest::default()
         };
-        for row in client::call(client.stat(request)).await?.rows {
+        for row in replicas.stat(request).await?.rows {
             sum = (sum.0 + row.pods, sum.1 + row.meshed_pods);
         }
     }
     Ok(sum)
-}
-
-fn sum<'a>(traffic: impl Iterator<Item = &'a Traffic>) -> Option<Traffic> {
-    let mut latency = Sketch::default();
-    let mut total = traffic.fold(Traffic::default(), |total, one| {
-        latency.merge(&one.latency.clone().unwrap_or_default());
-        Traffic {
-            success: total.success + one.success,
-            failure: total.failure + one.failure,
-            rps: total.rps + one.rps,
-            retried: total.retried + one.retried,
-            secured: total.secured + one.secured,
-            latency: None,
-        }
-    });
-    total.latency = Some((&latency).into());
-    Some(total)
 }

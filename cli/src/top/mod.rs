@@ -29,7 +29,7 @@ use collect::{Query, Snapshot};
 
 use self::{draw::Palette, keys::Flow, state::App, terminal::Screen};
 use crate::{
-    client::{self, LocalMesh, MeshArgs},
+    client::{self, Mesh, Target},
     output::{Cell, Format, Output, Table, no_color},
     resource::{self, Scope},
 };
@@ -37,7 +37,7 @@ use crate::{
 /// Arguments of `mesh top`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// KIND or KIND/NAME that sends or answers the requests [default: all]
+    /// KIND, KIND/NAME or KIND NAME that sends or answers the requests [default: all]
     #[arg(value_name = "KIND[/NAME]")]
     resources: Vec<String>,
     /// Time to look back, up to 10m
@@ -52,7 +52,7 @@ pub struct Args {
     #[command(flatten)]
     scope: Scope,
     #[command(flatten)]
-    mesh: MeshArgs,
+    mesh: Target,
 }
 
 /// Runs `mesh top`.
@@ -60,13 +60,13 @@ pub struct Args {
 /// # Errors
 /// There is no mesh, it does not answer, or it knows no such resource.
 pub fn run(args: Args) -> Result<()> {
-    let query = Query {
-        selectors: args.scope.selectors(&args.resources)?,
-        window_s: args.window,
-    };
-    let mesh = LocalMesh::find(&args.mesh)?;
     let drawn = io::stdout().is_terminal() && io::stdin().is_terminal();
     client::block_on(async {
+        let mesh = Mesh::find(&args.mesh).await?;
+        let query = Query {
+            selectors: args.scope.selectors(&mesh, &args.resources).await?,
+            window_s: args.window,
+        };
         match (args.output, drawn) {
             (None, true) => view(mesh, query).await,
             (format, _) => print(&mesh, &query, format.unwrap_or_default(), args.watch).await,
@@ -78,10 +78,11 @@ pub fn run(args: Args) -> Result<()> {
 ///
 /// # Errors
 /// The first question has no good answer, or the terminal can't be drawn on.
-pub async fn view(mesh: LocalMesh, query: Query) -> Result<()> {
+pub async fn view(mesh: impl Into<Mesh>, query: Query) -> Result<()> {
+    let mesh = mesh.into();
     // Asked before the terminal is taken: "there is no deployment wbe" is to be read, not to flash by.
     let first = collect::snapshot(&mut mesh.observe().await?, &query, None).await?;
-    let mut app = App::new(mesh.name.clone(), query.window_s);
+    let mut app = App::new(mesh.name().to_owned(), query.window_s);
     app.apply(first);
     let palette = Palette { color: !no_color() };
 
@@ -128,11 +129,11 @@ pub async fn view(mesh: LocalMesh, query: Query) -> Result<()> {
     outcome
 }
 
-async fn print(mesh: &LocalMesh, query: &Query, format: Format, watch: bool) -> Result<()> {
-    let mut client = mesh.observe().await?;
+async fn print(mesh: &Mesh, query: &Query, format: Format, watch: bool) -> Result<()> {
+    let mut replicas = mesh.observe().await?;
     let mut output = Output::stdout();
     loop {
-        let mut snapshot = collect::snapshot(&mut client, query, None).await?;
+        let mut snapshot = collect::snapshot(&mut replicas, query, None).await?;
         snapshot.rows.sort_by(|a, b| row::Column::Rps.compare(b, a));
         match format {
             Format::Json => output.json(&snapshot, watch)?,

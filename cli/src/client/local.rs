@@ -1,26 +1,19 @@
-//! Finds the mesh that a command talks to, and connects to it.
+//! Meshes on this machine.
 //!
 //! In: `--name`, and `/proc/net/unix`, where a mesh on this machine shows its abstract sockets
-//! `mesh/<user id>/<name>/observe` and `…/local`. Out: gRPC clients. A mesh on Kubernetes will be one more
-//! way to make the `Channel`; nothing behind it knows the difference.
+//! `mesh/<user id>/<name>/observe` and `…/local`. Out: gRPC clients.
 
-use std::{fs, future::Future, io, time::Duration};
+use std::{fs, io};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use hyper_util::rt::TokioIo;
 use mesh_api::{local::local_client::LocalClient, v1::observe_client::ObserveClient};
 use tokio::net::UnixStream;
-use tonic::{
-    Code, Status,
-    transport::{Channel, Endpoint, Uri},
-};
+use tonic::transport::{Channel, Endpoint, Uri};
 
-// A stat of every workload over ten minutes can pass tonic's default of 4 MiB.
-const MAX_MESSAGE: usize = 64 << 20;
-/// An answer that takes longer means that nobody is there.
-const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+use super::{CALL_TIMEOUT, MAX_MESSAGE, Mesh, Replicas};
 
-/// Which mesh to talk to.
+/// Which mesh on this machine to talk to.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct MeshArgs {
     /// Name of the local mesh, where several are running
@@ -44,22 +37,30 @@ impl LocalMesh {
     /// # Errors
     /// None is running, none has this name, or several could be meant.
     pub fn find(args: &MeshArgs) -> Result<Self> {
-        let sockets = fs::read_to_string("/proc/net/unix")
-            .context("Can't read /proc/net/unix to find a mesh")?;
         choose(
-            running(&sockets),
+            running(&sockets()?),
             args.name.as_deref(),
             nix::unistd::geteuid().as_raw(),
         )
+    }
+
+    /// Whether this user runs one.
+    pub(super) fn any_of_this_user() -> bool {
+        let euid = nix::unistd::geteuid().as_raw();
+        sockets().is_ok_and(|sockets| running(&sockets).iter().any(|mesh| mesh.uid == euid))
     }
 
     /// What the controller knows.
     ///
     /// # Errors
     /// The socket does not answer.
-    pub async fn observe(&self) -> Result<ObserveClient<Channel>> {
-        let channel = self.connect("observe").await?;
-        Ok(ObserveClient::new(channel).max_decoding_message_size(MAX_MESSAGE))
+    pub async fn observe(&self) -> Result<Replicas> {
+        Mesh::Local(self.clone()).observe().await
+    }
+
+    /// The Observe service of the controller.
+    pub(super) async fn controller(&self) -> Result<ObserveClient<Channel>> {
+        Ok(ObserveClient::new(self.connect("observe").await?))
     }
 
     /// What runs the pods.
@@ -91,56 +92,8 @@ impl LocalMesh {
     }
 }
 
-/// Connects to the controller of the mesh that the arguments mean.
-///
-/// # Errors
-/// As [`LocalMesh::find`] and [`LocalMesh::observe`].
-pub async fn observe(args: &MeshArgs) -> Result<ObserveClient<Channel>> {
-    LocalMesh::find(args)?.observe().await
-}
-
-/// Runs a command's future on a runtime of its own.
-///
-/// # Errors
-/// Those of the future.
-pub fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("Can't start the async runtime")?
-        .block_on(future)
-}
-
-/// Waits for an answer of a mesh, but not for ever.
-///
-/// # Errors
-/// The server's own words, or that it did not answer.
-pub async fn call<T>(
-    request: impl Future<Output = Result<tonic::Response<T>, Status>>,
-) -> Result<T> {
-    match tokio::time::timeout(CALL_TIMEOUT, request).await {
-        Ok(Ok(response)) => Ok(response.into_inner()),
-        Ok(Err(status)) => Err(explain(&status)),
-        Err(_) => bail!(
-            "The controller did not answer within {} s. Is it running? See: mesh local logs controller",
-            CALL_TIMEOUT.as_secs()
-        ),
-    }
-}
-
-/// What a failed call means to its user.
-pub fn explain(status: &Status) -> anyhow::Error {
-    match status.code() {
-        Code::NotFound | Code::InvalidArgument | Code::FailedPrecondition => {
-            anyhow!("{}", status.message())
-        }
-        Code::Unavailable => anyhow!("The mesh does not answer: {}", status.message()),
-        Code::PermissionDenied => anyhow!(
-            "This mesh belongs to another user: {}. Try again as that user or as root.",
-            status.message()
-        ),
-        code => anyhow!("{}: {}", code.description(), status.message()),
-    }
+fn sockets() -> Result<String> {
+    fs::read_to_string("/proc/net/unix").context("Can't read /proc/net/unix to find a mesh")
 }
 
 /// Every mesh that listens in `/proc/net/unix`, sorted.
@@ -202,8 +155,6 @@ fn choose(mut found: Vec<LocalMesh>, name: Option<&str>, euid: u32) -> Result<Lo
 
 #[cfg(test)]
 mod tests {
-    use mesh_api::v1::{Selector, StatRequest};
-
     use super::*;
 
     const SOCKETS: &str = "\
@@ -262,34 +213,6 @@ Num       RefCount Protocol Flags    Type St Inode Path
         assert_eq!(
             error,
             "No mesh is running on this machine. Start one: mesh demo, or mesh up -f FILE."
-        );
-    }
-
-    #[tokio::test]
-    async fn a_running_mesh_is_found_by_its_socket_and_answers() {
-        let mesh = crate::fake::start("client");
-        let args = MeshArgs {
-            name: Some(mesh.name.clone()),
-        };
-        let mut client = observe(&args).await.unwrap();
-        let answer = call(client.stat(StatRequest::default())).await.unwrap();
-        assert_eq!(answer.window_s, 42);
-    }
-
-    #[tokio::test]
-    async fn the_servers_suggestion_reaches_the_user() {
-        let mut client = crate::fake::start("suggestion").observe().await.unwrap();
-        let request = StatRequest {
-            selector: Some(Selector {
-                name: "wbe".into(),
-                ..Default::default()
-            }),
-            ..Default::default()
-        };
-        let error = call(client.stat(request)).await.unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "there is no \"wbe\": did you mean \"web\"?"
         );
     }
 }
