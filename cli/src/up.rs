@@ -1,7 +1,7 @@
 //! `mesh up`: runs manifests as a mesh on this machine.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     io::Read,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -115,7 +115,7 @@ async fn up(args: Args) -> anyhow::Result<()> {
 async fn serve(args: &Args, address: &LocalMesh) -> anyhow::Result<()> {
     let mut client = address.local().await?;
     let first = client.list(ListRequest {}).await?.into_inner();
-    let mut told = BTreeSet::new();
+    let (mut told, mut crashes) = (BTreeSet::new(), BTreeMap::new());
     tell_warnings(&first, &mut told);
 
     if let Some(wait) = args.wait {
@@ -143,6 +143,7 @@ async fn serve(args: &Args, address: &LocalMesh) -> anyhow::Result<()> {
         sleep(Duration::from_secs(1)).await;
         let list = client.list(ListRequest {}).await?.into_inner();
         tell_warnings(&list, &mut told);
+        tell_crashes(&list, &mut crashes);
     }
 }
 
@@ -156,12 +157,26 @@ fn tell_warnings(list: &ListResponse, told: &mut BTreeSet<String>) {
     told.retain(|warning| list.warnings.contains(warning));
 }
 
+/// Says once of each pod and reason that it was restarted.
+fn tell_crashes(list: &ListResponse, told: &mut BTreeMap<String, String>) {
+    for pod in list.pods.iter().filter(|pod| pod.restarts > 0) {
+        let name = format!("{}/{}", pod.namespace, pod.name);
+        if !pod.reason.is_empty() && told.get(&name) != Some(&pod.reason) {
+            eprintln!("{name} was restarted: {}", pod.reason);
+            told.insert(name, pod.reason.clone());
+        }
+    }
+}
+
 fn tell_ready(args: &Args, list: &ListResponse) {
     let meshed = list.pods.iter().filter(|pod| pod.meshed).count();
-    println!(
-        "{} pods are ready, {meshed} of them meshed.",
-        list.pods.len()
-    );
+    match list.pods.len() {
+        1 => println!(
+            "1 pod is ready, {}.",
+            if meshed == 1 { "meshed" } else { "not meshed" }
+        ),
+        pods => println!("{pods} pods are ready, {meshed} of them meshed."),
+    }
     let name = match args.name.as_str() {
         "default" => String::new(),
         name => format!(" --name {name}"),

@@ -39,6 +39,16 @@ pub enum Source {
     },
 }
 
+impl Source {
+    /// What to call it in messages.
+    pub(crate) fn name(&self) -> String {
+        match self {
+            Self::Path(path) => path.display().to_string(),
+            Self::Text { name, .. } => name.clone(),
+        }
+    }
+}
+
 /// Which pods get a proxy.
 #[derive(
     Clone,

@@ -114,6 +114,10 @@ impl Mesh {
     pub async fn start(options: Options) -> anyhow::Result<Self> {
         // Here already, so that a mistake in a file is a plain error.
         let manifests = manifest::Manifests::read(&options.manifests, &options.namespace)?;
+        if manifests.workloads.is_empty() {
+            let why: Vec<_> = manifests.warnings.into_iter().collect();
+            bail!("{}", why.join("; "));
+        }
         let address = LocalMesh {
             uid: geteuid().as_raw(),
             name: options.name.clone(),

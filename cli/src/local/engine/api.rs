@@ -28,7 +28,10 @@ use super::{
     process::Slot,
     proxy,
 };
-use crate::local::network::NODE;
+use crate::local::{
+    manifest::{Kind, MOST_REPLICAS},
+    network::NODE,
+};
 
 /// A question to the engine, with the place for its answer.
 pub(super) enum Request {
@@ -48,11 +51,7 @@ impl Engine {
         match request {
             Request::List(reply) => drop(reply.send(self.list())),
             Request::Scale(request, reply) => {
-                let found = self.find_workload(&request.namespace, &request.name);
-                let result = found.map(|id| {
-                    self.scaled.insert(id, request.replicas);
-                });
-                let _ = reply.send(result);
+                let _ = reply.send(self.scale(&request));
             }
             Request::Restart(request, reply) => {
                 let found = self.find_workload(&request.namespace, &request.name);
@@ -130,6 +129,24 @@ impl Engine {
                     .count();
                 current && ready == self.replicas(&id) as usize
             })
+    }
+
+    fn scale(&mut self, request: &ScaleRequest) -> Result<(), Status> {
+        let id = self.find_workload(&request.namespace, &request.name)?;
+        let ScaleRequest { name, replicas, .. } = request;
+        if !matches!(id.kind, Kind::Deployment | Kind::StatefulSet) {
+            return Err(Status::failed_precondition(format!(
+                "{name} is a {}: only Deployments and StatefulSets can be scaled",
+                id.kind.name()
+            )));
+        }
+        if *replicas > MOST_REPLICAS {
+            return Err(Status::invalid_argument(format!(
+                "{replicas} replicas of {name} are too many for one machine: take up to {MOST_REPLICAS}"
+            )));
+        }
+        self.scaled.insert(id, *replicas);
+        Ok(())
     }
 
     fn find_workload(&self, namespace: &str, name: &str) -> Result<WorkloadId, Status> {

@@ -29,6 +29,9 @@ const EAGER: Duration = Duration::from_millis(100);
 /// A container that declares ports but no readiness probe is ready when it listens, or after this time: the
 /// declaration is only a hint (Kubernetes' API reference, containerPort).
 const LISTEN_WAIT: Duration = Duration::from_secs(10);
+/// A container without ports and probes is ready when it has run for this long, doubled with each restart: a command
+/// that does not exist, or ends at once, must not look ready meanwhile.
+const SETTLE: Duration = Duration::from_millis(250);
 /// Waits between restarts: doubled each time, from the first to the last; forgotten after a quiet time.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
 const QUIET: Duration = Duration::from_secs(10);
@@ -168,10 +171,17 @@ impl Keeper {
                 return false;
             }
         };
-        status.reason = format!("{} is starting", self.container.name);
+        // Why it was restarted is worth more than that it is.
+        if status.reason.is_empty() {
+            status.reason = format!("{} is starting", self.container.name);
+        }
         self.tell(status);
         let mut stop = self.stop.clone();
+        let settle = SETTLE
+            .saturating_mul(1 << status.restarts.min(6))
+            .min(LISTEN_WAIT);
         let health = Health {
+            settle,
             keeper: &*self,
             status,
         };
@@ -229,6 +239,8 @@ impl Keeper {
 
 /// The probes of one run of a container.
 struct Health<'a> {
+    /// How long a container of which nothing can be asked must have run to count as ready.
+    settle: Duration,
     keeper: &'a Keeper,
     status: &'a mut Status,
 }
@@ -281,6 +293,9 @@ impl Health<'_> {
 
     async fn listening(&mut self) {
         let ports = &self.keeper.container.ports;
+        if ports.is_empty() {
+            sleep(self.settle).await;
+        }
         let deadline = Instant::now() + LISTEN_WAIT;
         while !probe::listens(&self.keeper.place, ports) && Instant::now() < deadline {
             self.not_ready("it does not listen on its containerPort yet");

@@ -37,7 +37,7 @@ use std::{
 use anyhow::Context;
 use jiff::Timestamp;
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{Semaphore, mpsc, watch},
     time::timeout,
 };
 
@@ -96,6 +96,8 @@ struct Shared {
     node: Node,
     logs: Arc<Logs>,
     events: mpsc::UnboundedSender<Event>,
+    /// Who may set up namespaces now: hundreds at once would only wait for each other's locks in the kernel.
+    turns: Semaphore,
 }
 
 /// What makes pods.

@@ -104,9 +104,7 @@ impl Pod {
     async fn try_to_live(&self) -> Result<(), String> {
         let mut stop = self.handle.stop.subscribe();
         let holder = tokio::select! {
-            holder = timeout(SET_UP_TIMEOUT, self.hold()) => {
-                holder.map_err(|_| "setting up the pod's namespaces takes too long")??
-            }
+            holder = self.hold() => holder?,
             () = told(&mut stop) => return Ok(()),
         };
         let result = self.run(&holder).await;
@@ -114,8 +112,16 @@ impl Pod {
         result
     }
 
-    /// Makes the namespaces and the network.
+    /// Makes the namespaces and the network, when it is this pod's turn.
     async fn hold(&self) -> Result<Holder, String> {
+        // Never closed: all pods share it.
+        let _turn = self.shared.turns.acquire().await;
+        timeout(SET_UP_TIMEOUT, self.set_up())
+            .await
+            .map_err(|_| "setting up the pod's namespaces takes too long")?
+    }
+
+    async fn set_up(&self) -> Result<Holder, String> {
         let mut network = self.network.clone();
         network.volumes = self.volumes()?;
         let network = &network;

@@ -3,6 +3,8 @@
 //! Questions over the network are asked from inside of the pod and carry the proxy's mark: they reach the app
 //! itself, whatever the proxy does, and don't show up as traffic.
 
+mod tls;
+
 use std::{
     fs::{self, File},
     net::{IpAddr, SocketAddr, TcpStream},
@@ -16,23 +18,24 @@ use mesh_api::names;
 use nix::sched::{CloneFlags, setns};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     sync::oneshot,
     time::timeout,
 };
 use tonic::transport::Endpoint;
 
 use super::container::Place;
-use crate::local::manifest::{Action, Check};
+use crate::local::manifest::Check;
 
 /// Asks once. The error says what the answer was.
 pub(super) async fn ask(place: &Place, check: &Check, limit: Duration) -> Result<(), String> {
     let answer = async {
-        match &check.action {
-            Action::Exec(command) => exec(place, command).await,
-            Action::Tcp(port) => connect(place, *port, limit).await.map(drop),
-            Action::Http {
+        match check {
+            Check::Exec(command) => exec(place, command).await,
+            Check::Tcp(port) => connect(place, *port, limit).await.map(drop),
+            Check::Http {
                 port,
+                tls,
                 host,
                 path,
                 headers,
@@ -41,9 +44,12 @@ pub(super) async fn ask(place: &Place, check: &Check, limit: Duration) -> Result
                 let host = host
                     .clone()
                     .unwrap_or_else(|| format!("{}:{port}", place.ip));
-                http(stream, &host, path, headers).await
+                match tls {
+                    false => http(stream, &host, path, headers).await,
+                    true => http(tls::connect(stream, place.ip).await?, &host, path, headers).await,
+                }
             }
-            Action::Grpc { port, service } => {
+            Check::Grpc { port, service } => {
                 let stream = connect(place, *port, limit).await?;
                 grpc(stream, service).await
             }
@@ -120,7 +126,7 @@ fn connect_blocking(
 }
 
 async fn http(
-    mut stream: tokio::net::TcpStream,
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
     host: &str,
     path: &str,
     headers: &[(String, String)],

@@ -8,7 +8,7 @@ use tokio::time::sleep;
 use super::{bundle_file, vars::Identity};
 use crate::local::{
     config::Config,
-    manifest::{Action, Check, Container, Probe},
+    manifest::{Check, Container, Probe},
     network::NODE,
     sandbox::PROGRAM,
 };
@@ -82,13 +82,12 @@ pub(super) fn container() -> Container {
         dir: None,
         ports: Vec::new(),
         readiness: Some(Probe {
-            check: Check {
-                action: Action::Http {
-                    port: names::ADMIN_PORT,
-                    host: None,
-                    path: "/ready".into(),
-                    headers: Vec::new(),
-                },
+            check: Check::Http {
+                port: names::ADMIN_PORT,
+                tls: false,
+                host: None,
+                path: "/ready".into(),
+                headers: Vec::new(),
             },
             initial_delay: Duration::ZERO,
             period: Duration::from_secs(2),

@@ -19,7 +19,7 @@ use mesh_api::names;
 use nix::unistd::{dup2_stdin, dup2_stdout};
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::{mpsc, watch},
+    sync::{Semaphore, mpsc, watch},
 };
 
 use super::{
@@ -45,6 +45,8 @@ use crate::local::{
 
 /// Letters and digits that make no words, as Kubernetes uses them in names.
 const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
+/// Pods whose namespaces are set up at the same time.
+const SET_UP_AT_ONCE: usize = 8;
 /// Addresses from 10.244.0.2; the last two numbers of the address.
 const FIRST_ADDRESS: u16 = 2;
 
@@ -67,6 +69,7 @@ pub(super) async fn run() -> anyhow::Result<ExitCode> {
         node,
         logs: logs.clone(),
         events: events.clone(),
+        turns: Semaphore::new(SET_UP_AT_ONCE),
     });
     let slot = Slot::new();
     let stop = watch::Sender::new(None);

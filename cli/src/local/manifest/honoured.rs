@@ -30,6 +30,7 @@ const POD: &[&str] = &[
     "spec.containers[].securityContext.allowPrivilegeEscalation",
     "spec.containers[].volumeMounts[].name",
     "spec.containers[].volumeMounts[].mountPath",
+    "spec.containers[].volumeMounts[].subPath",
     "spec.containers[].terminationMessagePath",
     "spec.containers[].terminationMessagePolicy",
     "spec.initContainers[].name",
@@ -44,6 +45,7 @@ const POD: &[&str] = &[
     "spec.initContainers[].securityContext.runAsGroup",
     "spec.initContainers[].volumeMounts[].name",
     "spec.initContainers[].volumeMounts[].mountPath",
+    "spec.initContainers[].volumeMounts[].subPath",
     "spec.serviceAccountName",
     "spec.serviceAccount",
     "spec.automountServiceAccountToken",
@@ -56,8 +58,8 @@ const POD: &[&str] = &[
     "spec.securityContext.runAsNonRoot",
     "spec.volumes[].name",
     "spec.volumes[].emptyDir.*",
-    "spec.volumes[].configMap.name",
-    "spec.volumes[].secret.secretName",
+    "spec.volumes[].configMap.*",
+    "spec.volumes[].secret.*",
     "spec.volumes[].hostPath.*",
     "spec.dnsPolicy",
     "spec.schedulerName",
@@ -72,6 +74,8 @@ const WORKLOAD: &[&str] = &[
     "spec.revisionHistoryLimit",
     "spec.progressDeadlineSeconds",
     "spec.strategy.type",
+    // A DaemonSet has one pod on the one node. All are replaced one by one.
+    "spec.updateStrategy.type",
     "spec.podManagementPolicy",
 ];
 

@@ -4,6 +4,9 @@
 //! becomes a warning that names its path; what can't be run at all is an error that says what to do.
 
 mod honoured;
+mod names;
+mod probe;
+mod volume;
 mod workload;
 
 use std::{
@@ -13,7 +16,7 @@ use std::{
     path::Path,
 };
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail, ensure};
 use k8s_openapi::{
     DeepMerge,
     api::core::v1::{ConfigMap, Namespace, Secret, Service, ServiceAccount},
@@ -21,12 +24,27 @@ use k8s_openapi::{
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-pub(crate) use workload::{
-    Action, Check, Container, EnvValue, Hook, Kind, Probe, Restart, Template, VolumeSource,
-    Workload,
-};
+pub(crate) use probe::{Check, Hook, Probe};
+#[cfg(test)]
+pub(crate) use volume::Item;
+pub(crate) use volume::{Files, Volume};
+pub(crate) use workload::{Container, EnvValue, Kind, MOST_REPLICAS, Restart, Template, Workload};
 
 use super::config::Source;
+
+/// The kinds that mean something on one machine.
+const RUN: [&str; 10] = [
+    "Namespace",
+    "Service",
+    "ServiceAccount",
+    "ConfigMap",
+    "Secret",
+    "Deployment",
+    "StatefulSet",
+    "DaemonSet",
+    "Job",
+    "Pod",
+];
 
 /// A namespace and a name.
 pub(crate) type Key = (String, String);
@@ -63,9 +81,14 @@ impl Manifests {
             }
         }
         if all.workloads.is_empty() {
-            all.warnings
-                .insert("the manifests have no workload: nothing runs".into());
+            let names: Vec<_> = sources.iter().map(Source::name).collect();
+            all.warnings.insert(format!(
+                "nothing runs: there is no Deployment, StatefulSet, DaemonSet, Job or Pod in {}",
+                names.join(" and ")
+            ));
         }
+        let unreachable = names::services_without_pods(&all);
+        all.warnings.extend(unreachable);
         all.declare_defaults();
         all.check_addresses()?;
         Ok(all)
@@ -98,8 +121,9 @@ impl Manifests {
                 .collect::<Result<_, _>>()
                 .with_context(|| format!("{name} is not valid JSON"))?
         } else {
+            // One line: the error's own words come with a picture of the place.
             serde_saphyr::from_multiple(text)
-                .with_context(|| format!("{name} is not valid YAML"))?
+                .map_err(|error| anyhow!("{name} is not valid YAML: {}", error.without_snippet()))?
         };
         for document in documents {
             self.add(document, namespace)
@@ -133,6 +157,16 @@ impl Manifests {
         let before = self.warnings.len();
         honoured::check(&kind, &title, &object, &mut self.warnings);
         let key = (namespace.clone(), name.clone());
+        let twice = || {
+            format!(
+                "{title} is there twice in namespace {namespace}: give one of them another name"
+            )
+        };
+        if RUN.contains(&kind.as_str()) {
+            names::label(&namespace)
+                .with_context(|| format!("{title}: namespace {namespace:?}"))?;
+            names::subdomain(&name).with_context(|| format!("{kind} {name:?}"))?;
+        }
         match kind.as_str() {
             "Namespace" => {
                 let declared: Namespace = typed(object, &title)?;
@@ -142,10 +176,16 @@ impl Manifests {
                     .merge_from(declared);
             }
             "Service" => {
-                self.services.insert(key, typed(object, &title)?);
+                let service = typed(object, &title)?;
+                names::service(&service).with_context(|| title.clone())?;
+                ensure!(self.services.insert(key, service).is_none(), twice());
             }
             "ServiceAccount" => {
-                self.service_accounts.insert(key, typed(object, &title)?);
+                let account = typed(object, &title)?;
+                ensure!(
+                    self.service_accounts.insert(key, account).is_none(),
+                    twice()
+                );
             }
             "ConfigMap" => {
                 let map: ConfigMap = typed(object, &title)?;
@@ -157,7 +197,7 @@ impl Manifests {
                         .into_iter()
                         .map(|(k, v)| (k, v.0)),
                 );
-                self.config_maps.insert(key, data);
+                ensure!(self.config_maps.insert(key, data).is_none(), twice());
             }
             "Secret" => {
                 let secret: Secret = typed(object, &title)?;
@@ -165,13 +205,14 @@ impl Manifests {
                 let mut data: BTreeMap<_, _> = bytes.map(|(k, v)| (k, v.0)).collect();
                 let text = secret.string_data.unwrap_or_default().into_iter();
                 data.extend(text.map(|(k, v)| (k, v.into_bytes())));
-                self.secrets.insert(key, data);
+                ensure!(self.secrets.insert(key, data).is_none(), twice());
             }
             _ => match Kind::of(&kind) {
                 Some(kind) => {
                     let workload = Workload::parse(kind, &namespace, object)
                         .with_context(|| format!("{title} can't run"))?;
-                    self.workloads.insert((kind, namespace, name), workload);
+                    let key = (kind, namespace.clone(), name);
+                    ensure!(self.workloads.insert(key, workload).is_none(), twice());
                 }
                 None if self.warnings.len() == before => {
                     self.warnings.insert(format!(

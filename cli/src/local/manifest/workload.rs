@@ -2,9 +2,18 @@
 
 use std::{collections::BTreeMap, hash::Hasher, path::PathBuf, time::Duration};
 
-use anyhow::{Context, bail};
-use k8s_openapi::{api::core::v1 as k8s, apimachinery::pkg::util::intstr::IntOrString};
+use anyhow::{Context, bail, ensure};
+use k8s_openapi::api::core::v1 as k8s;
 use serde_json::Value;
+
+use super::{
+    names,
+    probe::{Hook, Probe},
+    volume::{Mount, Volume},
+};
+
+/// Pods of one workload: more than a machine can run, and less than would end it.
+pub(crate) const MOST_REPLICAS: u32 = 1000;
 
 /// What made a pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -78,7 +87,7 @@ pub(crate) struct Template {
     pub(crate) grace: Duration,
     pub(crate) init_containers: Vec<Container>,
     pub(crate) containers: Vec<Container>,
-    pub(crate) volumes: BTreeMap<String, VolumeSource>,
+    pub(crate) volumes: BTreeMap<String, Volume>,
     /// As written, for the controller.
     pub(crate) spec: k8s::PodSpec,
 }
@@ -109,8 +118,7 @@ pub(crate) struct Container {
     pub(crate) uid: Option<u32>,
     pub(crate) gid: Option<u32>,
     pub(crate) pre_stop: Option<Hook>,
-    /// Volume name and mount path.
-    pub(crate) mounts: Vec<(String, PathBuf)>,
+    pub(crate) mounts: Vec<Mount>,
 }
 
 /// Where a variable's value comes from.
@@ -125,56 +133,6 @@ pub(crate) enum EnvValue {
     Secret(String, String, bool),
 }
 
-/// What is done before SIGTERM.
-#[derive(Clone, Debug)]
-pub(crate) enum Hook {
-    Sleep(Duration),
-    Do(Check),
-}
-
-/// What is in a volume.
-#[derive(Clone, Debug)]
-pub(crate) enum VolumeSource {
-    EmptyDir,
-    ConfigMap(String),
-    Secret(String),
-    HostPath(PathBuf),
-}
-
-/// A question asked again and again.
-#[derive(Clone, Debug)]
-pub(crate) struct Probe {
-    pub(crate) check: Check,
-    pub(crate) initial_delay: Duration,
-    pub(crate) period: Duration,
-    pub(crate) timeout: Duration,
-    pub(crate) success_threshold: u32,
-    pub(crate) failure_threshold: u32,
-}
-
-/// A question to a container.
-#[derive(Clone, Debug)]
-pub(crate) struct Check {
-    pub(crate) action: Action,
-}
-
-/// How it is asked.
-#[derive(Clone, Debug)]
-pub(crate) enum Action {
-    Exec(Vec<String>),
-    Http {
-        port: u16,
-        host: Option<String>,
-        path: String,
-        headers: Vec<(String, String)>,
-    },
-    Tcp(u16),
-    Grpc {
-        port: u16,
-        service: String,
-    },
-}
-
 impl Workload {
     /// Of a manifest that has a pod in it.
     pub(super) fn parse(kind: Kind, namespace: &str, mut object: Value) -> anyhow::Result<Self> {
@@ -187,8 +145,10 @@ impl Workload {
             Some(number) => number
                 .as_u64()
                 .and_then(|number| number.try_into().ok())
-                .filter(|number| *number <= 1000)
-                .context("spec.replicas must be a number from 0 to 1000")?,
+                .filter(|number| *number <= MOST_REPLICAS)
+                .with_context(|| {
+                    format!("spec.replicas must be a number from 0 to {MOST_REPLICAS}")
+                })?,
         };
         let service_name = object
             .pointer("/spec/serviceName")
@@ -228,9 +188,8 @@ impl Template {
             let parsed = containers.iter().map(|c| Container::parse(c, ids));
             parsed.collect::<anyhow::Result<Vec<_>>>()
         };
-        if spec.containers.is_empty() {
-            bail!("the pod has no containers");
-        }
+        ensure!(!spec.containers.is_empty(), "the pod has no containers");
+        names::containers(&spec)?;
         Ok(Self {
             hash,
             labels: metadata.labels.unwrap_or_default(),
@@ -250,12 +209,7 @@ impl Template {
             grace: seconds(spec.termination_grace_period_seconds, 30),
             init_containers: parse(spec.init_containers.as_deref().unwrap_or_default())?,
             containers: parse(&spec.containers)?,
-            volumes: spec
-                .volumes
-                .iter()
-                .flatten()
-                .filter_map(|volume| Some((volume.name.clone(), VolumeSource::parse(volume)?)))
-                .collect(),
+            volumes: Volume::parse_all(&spec)?,
             spec,
         })
     }
@@ -294,11 +248,7 @@ impl Container {
                 .filter_map(env_from)
                 .collect(),
             dir: container.working_dir.clone().map(PathBuf::from),
-            ports: ports
-                .iter()
-                .filter(|port| port.protocol.as_deref().unwrap_or("TCP") == "TCP")
-                .filter_map(|port| port.container_port.try_into().ok())
-                .collect(),
+            ports: tcp_ports(ports).with_context(|| format!("container {name}"))?,
             readiness: probe("readinessProbe", &container.readiness_probe)?,
             liveness: probe("livenessProbe", &container.liveness_probe)?,
             startup: probe("startupProbe", &container.startup_probe)?,
@@ -306,113 +256,24 @@ impl Container {
             gid: id(own.run_as_group.or(ids.1), "runAsGroup")?,
             pre_stop: hook
                 .map(|hook| Hook::parse(hook, ports))
-                .transpose()?
+                .transpose()
+                .with_context(|| format!("container {name}: lifecycle.preStop is not valid"))?
                 .flatten(),
-            mounts: container
-                .volume_mounts
-                .iter()
-                .flatten()
-                .map(|mount| (mount.name.clone(), PathBuf::from(&mount.mount_path)))
-                .collect(),
+            mounts: Mount::parse_all(container)?,
         })
     }
 }
 
-impl Probe {
-    fn parse(probe: &k8s::Probe, ports: &[k8s::ContainerPort]) -> anyhow::Result<Self> {
-        let count = |value: Option<i32>, default| {
-            value
-                .and_then(|v| u32::try_from(v).ok())
-                .filter(|v| *v > 0)
-                .unwrap_or(default)
-        };
-        let action = if let Some(exec) = &probe.exec {
-            Action::Exec(exec.command.clone().unwrap_or_default())
-        } else if let Some(get) = &probe.http_get {
-            http(get, ports)?
-        } else if let Some(tcp) = &probe.tcp_socket {
-            Action::Tcp(port(&tcp.port, ports)?)
-        } else if let Some(grpc) = &probe.grpc {
-            Action::Grpc {
-                port: grpc.port.try_into().context("the port is out of range")?,
-                service: grpc.service.clone().unwrap_or_default(),
-            }
-        } else {
-            bail!("it has none of exec, httpGet, tcpSocket and grpc");
-        };
-        Ok(Self {
-            check: Check { action },
-            initial_delay: seconds(probe.initial_delay_seconds.map(i64::from), 0),
-            period: seconds(probe.period_seconds.map(i64::from), 10),
-            timeout: seconds(probe.timeout_seconds.map(i64::from), 1),
-            success_threshold: count(probe.success_threshold, 1),
-            failure_threshold: count(probe.failure_threshold, 3),
-        })
-    }
-}
-
-impl Hook {
-    fn parse(
-        hook: &k8s::LifecycleHandler,
-        ports: &[k8s::ContainerPort],
-    ) -> anyhow::Result<Option<Self>> {
-        let action = if let Some(sleep) = &hook.sleep {
-            return Ok(Some(Self::Sleep(seconds(Some(sleep.seconds), 0))));
-        } else if let Some(exec) = &hook.exec {
-            Action::Exec(exec.command.clone().unwrap_or_default())
-        } else if let Some(get) = &hook.http_get {
-            http(get, ports)?
-        } else {
-            return Ok(None);
-        };
-        Ok(Some(Self::Do(Check { action })))
-    }
-}
-
-impl VolumeSource {
-    fn parse(volume: &k8s::Volume) -> Option<Self> {
-        if volume.empty_dir.is_some() {
-            Some(Self::EmptyDir)
-        } else if let Some(map) = &volume.config_map {
-            Some(Self::ConfigMap(map.name.clone()))
-        } else if let Some(secret) = &volume.secret {
-            Some(Self::Secret(secret.secret_name.clone()?))
-        } else {
-            Some(Self::HostPath(PathBuf::from(
-                &volume.host_path.as_ref()?.path,
-            )))
+/// The ports on which a container says that it listens.
+fn tcp_ports(ports: &[k8s::ContainerPort]) -> anyhow::Result<Vec<u16>> {
+    let mut numbers = Vec::new();
+    for port in ports {
+        let number = names::port(port.container_port).context("its containerPort")?;
+        if port.protocol.as_deref().unwrap_or("TCP") == "TCP" {
+            numbers.push(number);
         }
     }
-}
-
-fn http(get: &k8s::HTTPGetAction, ports: &[k8s::ContainerPort]) -> anyhow::Result<Action> {
-    if get.scheme.as_deref() == Some("HTTPS") {
-        bail!("httpGet.scheme HTTPS is not honoured on one machine; use tcpSocket or exec");
-    }
-    Ok(Action::Http {
-        port: port(&get.port, ports)?,
-        host: get.host.clone(),
-        path: get.path.clone().unwrap_or_else(|| "/".into()),
-        headers: get
-            .http_headers
-            .iter()
-            .flatten()
-            .map(|header| (header.name.clone(), header.value.clone()))
-            .collect(),
-    })
-}
-
-fn port(port: &IntOrString, ports: &[k8s::ContainerPort]) -> anyhow::Result<u16> {
-    let number = match port {
-        IntOrString::Int(number) => *number,
-        IntOrString::String(name) => match ports.iter().find(|p| p.name.as_ref() == Some(name)) {
-            Some(port) => port.container_port,
-            None => name
-                .parse()
-                .with_context(|| format!("the container has no port named {name}"))?,
-        },
-    };
-    number.try_into().context("the port is out of range")
+    Ok(numbers)
 }
 
 fn env(var: &k8s::EnvVar) -> Option<(String, EnvValue)> {
@@ -452,7 +313,7 @@ fn id(id: Option<i64>, what: &str) -> anyhow::Result<Option<u32>> {
         .with_context(|| format!("securityContext.{what} is out of range"))
 }
 
-fn seconds(value: Option<i64>, default: u64) -> Duration {
+pub(super) fn seconds(value: Option<i64>, default: u64) -> Duration {
     Duration::from_secs(
         value
             .and_then(|value| u64::try_from(value).ok())
