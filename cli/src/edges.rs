@@ -1,14 +1,12 @@
 //! `mesh edges`: who talks to whom, with which identities, secured or why not.
 
-use std::time::Duration;
-
 use anyhow::{Result, bail};
 use mesh_api::v1::{self, EdgesRequest, Security};
 use serde::Serialize;
 
 use crate::{
     client::{self, Mesh, Replicas, Target},
-    output::{Cell, Figures, Format, Output, Print, Table, Tone, number},
+    output::{Cell, Figures, Format, Print, Table, Tone, number},
     resource::{self, Scope},
 };
 
@@ -83,21 +81,12 @@ pub fn run(args: Args) -> Result<()> {
             })
             .collect();
         let mut replicas = mesh.observe().await?;
-        let mut output = Output::stdout();
-        loop {
-            let edges = fetch(&mut replicas, &requests).await?;
-            match args.print.output {
-                Format::Json => output.json(&edges, args.print.watch)?,
-                _ if edges.is_empty() && !args.print.watch => {
-                    bail!("There was no traffic within {} s.", args.window)
-                }
-                format => output.table(&table(&edges, format), args.print.watch)?,
-            }
-            if !args.print.watch {
-                return Ok(());
-            }
-            tokio::time::sleep(Duration::from_secs(1)).await;
-        }
+        let table = |edges: &Vec<Edge>, format| match edges.is_empty() && !args.print.watch {
+            true => bail!("There was no traffic within {} s.", args.window),
+            false => Ok(table(edges, format)),
+        };
+        let ask = async || fetch(&mut replicas, &requests).await;
+        args.print.answers(ask, table).await
     })
 }
 

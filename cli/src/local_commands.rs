@@ -269,3 +269,28 @@ fn print(text: &str) -> anyhow::Result<()> {
     stdout.write_all(text.as_bytes())?;
     Ok(stdout.flush()?)
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    #[test]
+    fn the_mesh_can_be_named_before_and_after_the_command() {
+        for words in [
+            ["local", "--name", "t1", "logs", "controller"],
+            ["local", "logs", "--name", "t1", "controller"],
+            ["local", "logs", "controller", "--name", "t1"],
+        ] {
+            let cli = Cli::try_parse_from(words).unwrap();
+            assert_eq!(cli.args.mesh.name.as_deref(), Some("t1"), "{words:?}");
+        }
+    }
+}

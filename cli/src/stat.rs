@@ -1,7 +1,5 @@
 //! `mesh stat`: the golden figures per workload and service.
 
-use std::time::Duration;
-
 use anyhow::{Result, bail};
 use mesh_api::v1::{self, EdgesRequest, EndpointsRequest, Selector, StatRequest};
 use serde::Serialize;
@@ -9,7 +7,7 @@ use serde::Serialize;
 use crate::{
     client::{self, Mesh, Replicas, Target},
     edges::{self, Edge, Resource},
-    output::{Cell, Figures, Format, Output, Print, Table, Tone, number},
+    output::{Cell, Figures, Format, Print, Table, Tone, number},
     resource::{self, Scope},
 };
 
@@ -90,18 +88,9 @@ pub fn run(args: Args) -> Result<()> {
             })
             .collect();
         let mut replicas = mesh.observe().await?;
-        let mut output = Output::stdout();
-        loop {
-            let report = fetch(&mut replicas, &requests).await?;
-            match args.print.output {
-                Format::Json => output.json(&report, args.print.watch)?,
-                format => output.table(&table(&report.rows, format), args.print.watch)?,
-            }
-            if !args.print.watch {
-                return Ok(());
-            }
-            tokio::time::sleep(Duration::from_secs(1)).await;
-        }
+        let ask = async || fetch(&mut replicas, &requests).await;
+        let table = |report: &Report, format| Ok(table(&report.rows, format));
+        args.print.answers(ask, table).await
     })
 }
 

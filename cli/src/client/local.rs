@@ -17,7 +17,7 @@ use super::{CALL_TIMEOUT, MAX_MESSAGE, Mesh, Replicas};
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct MeshArgs {
     /// Name of the local mesh, where several are running
-    #[arg(long, env = "MESH_NAME", value_name = "NAME")]
+    #[arg(long, env = "MESH_NAME", value_name = "NAME", global = true)]
     pub name: Option<String>,
 }
 
@@ -122,10 +122,18 @@ fn running(sockets: &str) -> Vec<LocalMesh> {
 
 fn choose(mut found: Vec<LocalMesh>, name: Option<&str>, euid: u32) -> Result<LocalMesh> {
     let foreign = found.iter().any(|mesh| mesh.uid != euid);
+    let names = |found: &[LocalMesh]| {
+        let names = found.iter().map(|mesh| match mesh.uid == euid {
+            true => mesh.name.clone(),
+            false => format!("{}/{}", mesh.uid, mesh.name),
+        });
+        names.collect::<Vec<_>>().join(", ")
+    };
     if let Some(name) = name {
+        let all = names(&found);
         found.retain(|mesh| mesh.name == name || format!("{}/{}", mesh.uid, mesh.name) == name);
-        if found.is_empty() {
-            bail!("No mesh named {name:?} is running on this machine.");
+        if found.is_empty() && !all.is_empty() {
+            bail!("No mesh named {name:?} is running on this machine. Running: {all}.");
         }
     }
     if found.iter().any(|mesh| mesh.uid == euid) || euid != 0 {
@@ -137,19 +145,10 @@ fn choose(mut found: Vec<LocalMesh>, name: Option<&str>, euid: u32) -> Result<Lo
             "No mesh of yours is running on this machine, only another user's. Start one: mesh demo, or mesh up -f FILE."
         ),
         0 => bail!("No mesh is running on this machine. Start one: mesh demo, or mesh up -f FILE."),
-        _ => {
-            let names: Vec<String> = found
-                .iter()
-                .map(|mesh| match mesh.uid == euid {
-                    true => mesh.name.clone(),
-                    false => format!("{}/{}", mesh.uid, mesh.name),
-                })
-                .collect();
-            bail!(
-                "Several meshes are running: {}. Choose one with --name.",
-                names.join(", ")
-            )
-        }
+        _ => bail!(
+            "Several meshes are running: {}. Choose one with --name.",
+            names(&found)
+        ),
     }
 }
 
@@ -204,7 +203,10 @@ Num       RefCount Protocol Flags    Type St Inode Path
         assert_eq!(choose(found(), Some("b"), 0).unwrap(), mesh(0, "b"));
         assert_eq!(choose(found(), Some("5/b"), 0).unwrap(), mesh(5, "b"));
         let error = choose(found(), Some("c"), 0).unwrap_err().to_string();
-        assert!(error.contains("\"c\""), "{error}");
+        assert_eq!(
+            error,
+            "No mesh named \"c\" is running on this machine. Running: a, b, 5/b."
+        );
     }
 
     #[test]

@@ -8,7 +8,7 @@ mod local;
 pub(crate) mod merge;
 mod replicas;
 
-use std::{future::Future, time::Duration};
+use std::{error::Error, future::Future, time::Duration};
 
 use anyhow::{Context, Result, anyhow, bail};
 use tonic::{Code, Status};
@@ -165,6 +165,12 @@ pub async fn call<T>(
 
 /// What a failed call means to its user.
 pub fn explain(status: &Status) -> anyhow::Error {
+    // The server's own answers come without a source: this one was made here, of a connection that failed.
+    if status.source().is_some() {
+        return anyhow!(
+            "The mesh does not answer any more: it has ended, or is just starting again."
+        );
+    }
     match status.code() {
         Code::NotFound
         | Code::InvalidArgument
@@ -232,6 +238,26 @@ mod tests {
         let mut replicas = Mesh::find(&target).await.unwrap().observe().await.unwrap();
         let answer = replicas.stat(StatRequest::default()).await.unwrap();
         assert_eq!(answer.window_s, 42);
+    }
+
+    #[test]
+    fn a_mesh_that_has_ended_is_no_unknown_error() {
+        let runtime = || {
+            tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(1)
+                .enable_all()
+                .build()
+                .unwrap()
+        };
+        let (server, own) = (runtime(), runtime());
+        let mesh = server.block_on(async { crate::fake::start("ended") });
+        let mut replicas = own.block_on(mesh.observe()).unwrap();
+        drop(server);
+        let answer = own.block_on(replicas.stat(StatRequest::default()));
+        assert_eq!(
+            answer.unwrap_err().to_string(),
+            "The mesh does not answer any more: it has ended, or is just starting again."
+        );
     }
 
     #[tokio::test]

@@ -241,13 +241,16 @@ impl Replicas {
                 CALL_TIMEOUT.as_secs(),
                 self.mesh.logs()
             ),
-            Code::Unavailable | Code::Unknown | Code::Internal => anyhow!(
-                "The controller does not answer: {}. See: {}",
-                complaint
-                    .text()
-                    .unwrap_or_else(|| status.message().to_owned()),
-                self.mesh.logs()
-            ),
+            Code::Unavailable | Code::Unknown | Code::Internal => {
+                match (complaint.text(), &self.mesh) {
+                    (None, Mesh::Local(_)) => explain(status),
+                    (complaint, mesh) => anyhow!(
+                        "The controller does not answer: {}. See: {}",
+                        complaint.unwrap_or_else(|| status.message().to_owned()),
+                        mesh.logs()
+                    ),
+                }
+            }
             _ => explain(status),
         }
     }

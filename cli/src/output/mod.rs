@@ -1,8 +1,13 @@
 //! How commands print: formats, colours, tables and the writing of numbers.
 
-use std::io::{self, IsTerminal, Write};
+use std::{
+    io::{self, IsTerminal, Write},
+    time::Duration,
+};
 
+use anyhow::Result;
 use serde::Serialize;
+use tokio::time::sleep;
 
 pub mod figures;
 pub mod number;
@@ -10,6 +15,9 @@ pub mod table;
 
 pub use figures::Figures;
 pub use table::{Cell, Table, Tone, shorten};
+
+/// Between two answers of a command that watches.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// What `-o` takes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -32,6 +40,37 @@ pub struct Print {
     /// Print again each second
     #[arg(short, long)]
     pub watch: bool,
+}
+
+impl Print {
+    /// Prints an answer; with `--watch` asks and prints again each second.
+    ///
+    /// # Errors
+    /// There is no answer (a second time in a row, once there was one), it can't be shown as a table, or the
+    /// output is closed.
+    pub async fn answers<T: Serialize>(
+        self,
+        mut ask: impl AsyncFnMut() -> Result<T>,
+        table: impl Fn(&T, Format) -> Result<Table>,
+    ) -> Result<()> {
+        let mut output = Output::stdout();
+        let mut answer = ask().await?;
+        loop {
+            match self.output {
+                Format::Json => output.json(&answer, self.watch)?,
+                format => output.table(&table(&answer, format)?, self.watch)?,
+            }
+            if !self.watch {
+                return Ok(());
+            }
+            sleep(AGAIN).await;
+            answer = match ask().await {
+                // A controller that was restarted answers the next time; a mesh that has ended never does.
+                Err(_) => ask().await?,
+                Ok(answer) => answer,
+            };
+        }
+    }
 }
 
 /// Standard output, and whether it takes colours.

@@ -3,10 +3,7 @@
 //! Apart from each other: what is asked of the mesh (`collect`), what is shown (`state`, `row`), what keys
 //! do (`keys`), and how it looks (`draw`, `tables`).
 
-use std::{
-    io::{self, IsTerminal},
-    time::Duration,
-};
+use std::io::{self, IsTerminal};
 
 use anyhow::{Context, Result};
 use ratatui::crossterm::event::Event;
@@ -30,7 +27,7 @@ use collect::{Query, Snapshot};
 use self::{draw::Palette, keys::Flow, state::App, terminal::Screen};
 use crate::{
     client::{self, Mesh, Target},
-    output::{Cell, Format, Output, Table, no_color},
+    output::{Cell, Format, Print, Table, no_color},
     resource::{self, Scope},
 };
 
@@ -69,7 +66,10 @@ pub fn run(args: Args) -> Result<()> {
         };
         match (args.output, drawn) {
             (None, true) => view(mesh, query).await,
-            (format, _) => print(&mesh, &query, format.unwrap_or_default(), args.watch).await,
+            (output, _) => {
+                let (output, watch) = (output.unwrap_or_default(), args.watch);
+                print(&mesh, &query, Print { output, watch }).await
+            }
         }
     })
 }
@@ -129,21 +129,16 @@ pub async fn view(mesh: impl Into<Mesh>, query: Query) -> Result<()> {
     outcome
 }
 
-async fn print(mesh: &Mesh, query: &Query, format: Format, watch: bool) -> Result<()> {
+async fn print(mesh: &Mesh, query: &Query, print: Print) -> Result<()> {
     let mut replicas = mesh.observe().await?;
-    let mut output = Output::stdout();
-    loop {
+    let ask = async || {
         let mut snapshot = collect::snapshot(&mut replicas, query, None).await?;
         snapshot.rows.sort_by(|a, b| row::Column::Rps.compare(b, a));
-        match format {
-            Format::Json => output.json(&snapshot, watch)?,
-            format => output.table(&table(&snapshot, format), watch)?,
-        }
-        if !watch {
-            return Ok(());
-        }
-        tokio::time::sleep(Duration::from_secs(1)).await;
-    }
+        Ok(snapshot)
+    };
+    print
+        .answers(ask, |snapshot, format| Ok(table(snapshot, format)))
+        .await
 }
 
 fn table(snapshot: &Snapshot, format: Format) -> Table {
