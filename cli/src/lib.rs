@@ -14,6 +14,8 @@ pub mod down;
 pub mod edges;
 #[cfg(test)]
 mod fake;
+/// `mesh install`, `mesh upgrade`, `mesh uninstall`.
+pub mod install;
 /// The mesh on one machine: sandbox, network, pods.
 pub mod local;
 /// `mesh local …`.

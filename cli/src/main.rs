@@ -30,6 +30,12 @@ enum Command {
     Tap(mesh::tap::Args),
     /// Watch requests live: per source, destination, method and route.
     Top(mesh::top::Args),
+    /// Put the control plane on a Kubernetes cluster.
+    Install(mesh::install::InstallArgs),
+    /// Bring the control plane of a cluster to this program's version, or change its options.
+    Upgrade(mesh::install::UpgradeArgs),
+    /// Take the control plane off a cluster.
+    Uninstall(mesh::install::UninstallArgs),
     /// One process of the demo's application.
     #[command(subcommand, hide = true)]
     DemoApp(mesh::demo::app::Role),
@@ -54,6 +60,9 @@ fn main() -> ExitCode {
         Command::Tap(args) => mesh::tap::run(args).map(|()| ExitCode::SUCCESS),
         Command::Top(args) => mesh::top::run(args).map(|()| ExitCode::SUCCESS),
         Command::Demo(args) => mesh::demo::run(args).map(|()| ExitCode::SUCCESS),
+        Command::Install(args) => mesh::install::install(args).map(|()| ExitCode::SUCCESS),
+        Command::Upgrade(args) => mesh::install::upgrade(args).map(|()| ExitCode::SUCCESS),
+        Command::Uninstall(args) => mesh::install::uninstall(args).map(|()| ExitCode::SUCCESS),
         Command::DemoApp(role) => mesh::demo::app::run(role).map(|()| ExitCode::SUCCESS),
         Command::Controller(command) => mesh_controller::main(command).map(|()| ExitCode::SUCCESS),
         Command::Proxy(command) => mesh_proxy::main(command).map(|()| ExitCode::SUCCESS),

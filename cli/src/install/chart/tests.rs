@@ -1,0 +1,201 @@
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use serde_json::json;
+
+use super::*;
+use crate::install::{Options, object::Reference};
+
+/// The combinations that the manifests differ by.
+fn variants() -> [(&'static str, Options); 3] {
+    let set = |pairs: &[(&str, &str)]| {
+        pairs
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+            .collect()
+    };
+    [
+        ("default", Options::default()),
+        (
+            "ha",
+            Options {
+                ha: Some(true),
+                ..Options::default()
+            },
+        ),
+        (
+            "options",
+            Options {
+                ha: None,
+                registry: Some("registry.example.com:5000/platform/mesh".into()),
+                version: Some("1.2.3-rc.1".into()),
+                trust_domain: Some("prod.example.com".into()),
+                ca_secret: Some("own-root".into()),
+                set: set(&[
+                    ("clusterDomain", "k8s.example"),
+                    ("controller.cpu.limit", "2"),
+                    ("controller.logLevel", "debug"),
+                    ("controller.memory.limit", ""),
+                    ("proxy.cpu.limit", "1"),
+                    ("proxy.cpu.request", "50m"),
+                    ("proxy.memory.limit", "256Mi"),
+                    ("proxy.nativeSidecar", "false"),
+                ]),
+            },
+        ),
+    ]
+}
+
+fn rendered(options: &Options) -> (String, Vec<Value>) {
+    let text = render(&options.values().unwrap()).unwrap();
+    let objects = objects(&text).unwrap();
+    (text, objects)
+}
+
+#[test]
+fn golden() {
+    for (name, options) in variants() {
+        insta::assert_snapshot!(name, rendered(&options).0);
+    }
+}
+
+#[test]
+fn the_order_is_one_in_which_each_object_can_be_applied() {
+    let (_, objects) = rendered(&variants()[1].1);
+    let kinds: Vec<_> = objects
+        .iter()
+        .map(|object| object["kind"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        kinds,
+        [
+            "Namespace",
+            "ServiceAccount",
+            "ClusterRole",
+            "ClusterRoleBinding",
+            "Role",
+            "RoleBinding",
+            "ConfigMap",
+            "Service",
+            "Service",
+            "Deployment",
+            "PodDisruptionBudget",
+            "MutatingWebhookConfiguration",
+        ]
+    );
+}
+
+#[test]
+fn every_object_is_of_the_schema_and_is_labelled() {
+    for (name, options) in variants() {
+        for object in rendered(&options).1 {
+            let reference = Reference::of(&object).unwrap();
+            assert_eq!(
+                reference.namespace.as_deref(),
+                object["metadata"]["namespace"].as_str(),
+                "{name}: {reference}"
+            );
+            let labels = &object["metadata"]["labels"];
+            assert_eq!(labels["app.kubernetes.io/part-of"], "mesh", "{reference}");
+            assert!(labels["mesh.internal/component"].is_string(), "{reference}");
+            assert_eq!(through_types(&object), object, "{name}: {reference}");
+        }
+    }
+}
+
+/// The object, decoded into Kubernetes' type and encoded again: a field that the type does not have is lost
+/// on the way, and one of another type is an error.
+fn through_types(object: &Value) -> Value {
+    use k8s_openapi::api::{
+        admissionregistration::v1::MutatingWebhookConfiguration,
+        apps::v1::Deployment,
+        core::v1::{ConfigMap, Namespace, Service, ServiceAccount},
+        policy::v1::PodDisruptionBudget,
+        rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding},
+    };
+    fn through<T: serde::Serialize + serde::de::DeserializeOwned>(object: &Value) -> Value {
+        let typed: T = serde_json::from_value(object.clone()).unwrap();
+        serde_json::to_value(typed).unwrap()
+    }
+    match object["kind"].as_str().unwrap() {
+        "Namespace" => through::<Namespace>(object),
+        "ServiceAccount" => through::<ServiceAccount>(object),
+        "ClusterRole" => through::<ClusterRole>(object),
+        "ClusterRoleBinding" => through::<ClusterRoleBinding>(object),
+        "Role" => through::<Role>(object),
+        "RoleBinding" => through::<RoleBinding>(object),
+        "ConfigMap" => through::<ConfigMap>(object),
+        "Service" => through::<Service>(object),
+        "Deployment" => through::<Deployment>(object),
+        "PodDisruptionBudget" => through::<PodDisruptionBudget>(object),
+        "MutatingWebhookConfiguration" => through::<MutatingWebhookConfiguration>(object),
+        other => panic!("no type for {other}"),
+    }
+}
+
+#[test]
+fn the_versions_of_the_chart_are_this_programs() {
+    let version = env!("CARGO_PKG_VERSION");
+    let chart: Value =
+        serde_saphyr::from_str(include_str!("../../../../install/chart/Chart.yaml")).unwrap();
+    assert_eq!(
+        (&chart["version"], &chart["appVersion"]),
+        (&json!(version), &json!(version))
+    );
+    assert_eq!(defaults().unwrap()["version"], version);
+}
+
+#[test]
+fn no_template_is_forgotten() {
+    let mut found: Vec<_> = fs::read_dir(folder().join("templates"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    let mut known = TEMPLATES.map(|(name, _)| name.to_owned()).to_vec();
+    found.sort();
+    known.sort();
+    assert_eq!(found, known);
+}
+
+/// Helm itself, where it is installed. Elsewhere nothing is checked here: that the templates keep to what
+/// `template.rs` knows is checked by every other test.
+#[test]
+fn helm_makes_the_same_objects() {
+    if Command::new("helm").arg("version").output().is_err() {
+        eprintln!("skipped: helm is not installed");
+        return;
+    }
+    for (name, options) in variants() {
+        let values = options.values().unwrap();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), values.to_string()).unwrap();
+        let output = Command::new("helm")
+            .args(["template", "mesh"])
+            .arg(folder())
+            .arg("--values")
+            .arg(file.path())
+            // Helm looks for its settings in the home folder.
+            .env("HOME", env::temp_dir())
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        let mut theirs = objects(&String::from_utf8(output.stdout).unwrap()).unwrap();
+        let mut ours = rendered(&options).1;
+        // Helm has an order of its own, by kind.
+        let key = |object: &Value| Reference::of(object).unwrap().to_string();
+        theirs.sort_by_key(key);
+        ours.sort_by_key(key);
+        assert_eq!(theirs, ours, "{name}");
+    }
+}
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../install/chart")
+}
