@@ -23,6 +23,9 @@ mod identity;
 pub mod observe;
 mod telemetry;
 
+// Proxies beside pods:
+pub mod inject;
+
 // The ports for proxies, for the CLI, and for probes:
 mod admin;
 mod credentials;

@@ -55,6 +55,11 @@ pub const CONFIG_KEY: &str = "inject.json";
 pub const PROXY_CONTAINER: &str = "mesh-proxy";
 /// The init container that writes the redirection.
 pub const INIT_CONTAINER: &str = "mesh-init";
+/// The proxy's program in its image.
+pub const PROXY_PROGRAM: &str = "/mesh-proxy";
+/// On the proxy's admin port, followed by a port of its pod: 200 if something accepts TCP connections there.
+/// A bare connection would only show that the proxy accepts it.
+pub const TCP_PROBE_PATH: &str = "/probe/tcp/";
 /// Where images come from unless `--registry` says otherwise: `install/image.sh` names its images so, and a
 /// node that has imported them needs no registry.
 pub const IMAGE_REGISTRY: &str = "localhost/mesh";
@@ -87,9 +92,21 @@ pub const ANNOTATION_PROXY: &str = "mesh.internal/proxy";
 pub const LABEL_INJECT: &str = "mesh.internal/inject";
 /// Annotation on a Service, namespace or pod template: ports that are opaque, "25,3306,9000-9010".
 pub const ANNOTATION_OPAQUE_PORTS: &str = "mesh.internal/opaque-ports";
-/// Annotation: inbound ports that are not redirected.
+/// Annotation on a pod template: inbound ports that are not redirected, instead of [`DEFAULT_SKIP_PORTS`].
 pub const ANNOTATION_SKIP_INBOUND_PORTS: &str = "mesh.internal/skip-inbound-ports";
-/// Annotation: outbound ports that are not redirected.
+/// Annotation on a pod template: outbound ports that are not redirected, instead of [`DEFAULT_SKIP_PORTS`].
 pub const ANNOTATION_SKIP_OUTBOUND_PORTS: &str = "mesh.internal/skip-outbound-ports";
 /// Annotation: the proxy's log level.
 pub const ANNOTATION_LOG_LEVEL: &str = "mesh.internal/log-level";
+/// Annotation: whether the proxy logs each request ("true", "false").
+pub const ANNOTATION_ACCESS_LOG: &str = "mesh.internal/access-log";
+/// Annotation: whether the proxy is a native sidecar ("true", "false").
+pub const ANNOTATION_NATIVE_SIDECAR: &str = "mesh.internal/native-sidecar";
+/// Annotation: the proxy's CPU request, a Kubernetes quantity.
+pub const ANNOTATION_CPU_REQUEST: &str = "mesh.internal/cpu-request";
+/// Annotation: the proxy's CPU limit.
+pub const ANNOTATION_CPU_LIMIT: &str = "mesh.internal/cpu-limit";
+/// Annotation: the proxy's memory request.
+pub const ANNOTATION_MEMORY_REQUEST: &str = "mesh.internal/memory-request";
+/// Annotation: the proxy's memory limit.
+pub const ANNOTATION_MEMORY_LIMIT: &str = "mesh.internal/memory-limit";

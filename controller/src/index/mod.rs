@@ -22,6 +22,7 @@ use mesh_api::v1;
 
 pub use destination::{Change, Delta, Destination, Kind};
 pub use objects::Objects;
+pub(crate) use protocol::Ports;
 pub use record::{Name, Pod, Service};
 
 use crate::source::Event;

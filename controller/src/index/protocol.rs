@@ -25,11 +25,11 @@ pub(super) fn opaque_by_default(port: u16) -> bool {
 
 /// Ports as an annotation lists them: "25,3306,9000-9010".
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Ports(Vec<RangeInclusive<u16>>);
+pub(crate) struct Ports(Vec<RangeInclusive<u16>>);
 
 impl Ports {
     /// Parts that are not a port or a range are left out and returned.
-    pub(super) fn parse(text: &str) -> (Self, Vec<&str>) {
+    pub(crate) fn parse(text: &str) -> (Self, Vec<&str>) {
         let (mut ranges, mut bad) = (Vec::new(), Vec::new());
         for part in text
             .split(',')
