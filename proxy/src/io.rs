@@ -1,8 +1,9 @@
 //! A byte stream between two parties, in clear or encrypted, as one type.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -14,12 +15,21 @@ use tokio::net::TcpStream;
 use crate::metrics::{Cause, ConnectionGuard};
 use crate::tls::{ClientTls, ServerTls};
 
+#[cfg(test)]
+mod tests;
+
 /// A TCP connection whose first bytes may have been read already; they are read again.
 #[derive(Debug)]
 pub struct Plain {
     tcp: TcpStream,
     prefix: Bytes,
+    /// There where bytes that the peer does not take are discarded.
+    discarded: Option<Discarded>,
 }
+
+/// What has been discarded of the bytes written to a peer ([`Io::discard_refused_bytes`]).
+#[derive(Clone, Debug, Default)]
+pub struct Discarded(Rc<Cell<Option<io::ErrorKind>>>);
 
 /// A connection as the data path sees it. Counts its bytes where it is told to.
 #[derive(Debug)]
@@ -39,13 +49,47 @@ enum Stream {
 impl Plain {
     /// `prefix` was read from `tcp` before.
     pub fn new(tcp: TcpStream, prefix: Bytes) -> Self {
-        Self { tcp, prefix }
+        Self {
+            tcp,
+            prefix,
+            discarded: None,
+        }
     }
 
     /// The connection itself.
     pub fn tcp(&self) -> &TcpStream {
         &self.tcp
     }
+
+    fn discards(&self) -> bool {
+        self.discarded.as_ref().is_some_and(Discarded::any)
+    }
+
+    /// Takes `offered` bytes for written where the peer is known to take none.
+    fn discard(&self, written: Poll<io::Result<usize>>, offered: usize) -> Poll<io::Result<usize>> {
+        match (&self.discarded, &written) {
+            (Some(discarded), Poll::Ready(Err(error))) if is_refusal(error) => {
+                discarded.0.set(Some(error.kind()));
+                Poll::Ready(Ok(offered))
+            }
+            _ => written,
+        }
+    }
+}
+
+impl Discarded {
+    /// Whether there was something that the peer did not take.
+    pub fn any(&self) -> bool {
+        self.0.get().is_some()
+    }
+}
+
+/// The peer has closed its receiving half too: EPIPE after its FIN, else ECONNRESET.
+fn is_refusal(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
+    )
 }
 
 impl From<TcpStream> for Plain {
@@ -96,11 +140,38 @@ impl Io {
 
     /// The TCP connection below.
     pub fn tcp(&self) -> &TcpStream {
+        &self.plain().tcp
+    }
+
+    fn plain(&self) -> &Plain {
         match &self.stream {
-            Stream::Plain(plain) => &plain.tcp,
-            Stream::Client(tls) => &tls.get_ref().0.tcp,
-            Stream::Server(tls) => &tls.get_ref().0.tcp,
+            Stream::Plain(plain) => plain,
+            Stream::Client(tls) => tls.get_ref().0,
+            Stream::Server(tls) => tls.get_ref().0,
         }
+    }
+
+    fn plain_mut(&mut self) -> &mut Plain {
+        match &mut self.stream {
+            Stream::Plain(plain) => plain,
+            Stream::Client(tls) => tls.get_mut().0,
+            Stream::Server(tls) => tls.get_mut().0,
+        }
+    }
+
+    /// From now on, what a peer refuses by a reset is discarded instead of being an error of the write: it may
+    /// have answered before it closed, and reading gives that answer, then the reset. For requests; whoever
+    /// writes must look at what is returned before he relies on the connection.
+    pub fn discard_refused_bytes(&mut self) -> Discarded {
+        self.plain_mut()
+            .discarded
+            .insert(Discarded::default())
+            .clone()
+    }
+
+    /// A reset is an error of the write again.
+    pub fn fail_refused_writes(&mut self) {
+        self.plain_mut().discarded = None;
     }
 
     /// Whether the mesh encrypts it.
@@ -147,7 +218,9 @@ impl Io {
     }
 
     fn count_written(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if let (Some(guard), Poll::Ready(Ok(bytes))) = (&self.counted, &written) {
+        if let (Some(guard), Poll::Ready(Ok(bytes))) = (&self.counted, &written)
+            && !self.plain().discards()
+        {
             guard.written(*bytes as u64);
         }
         written
@@ -226,7 +299,16 @@ impl AsyncRead for Plain {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         if self.prefix.is_empty() {
-            return Pin::new(&mut self.tcp).poll_read(cx, buf);
+            let before = buf.filled().len();
+            ready!(Pin::new(&mut self.tcp).poll_read(cx, buf))?;
+            let ended = buf.filled().len() == before && buf.remaining() > 0;
+            return match &self.discarded {
+                // The kernel told of the reset only once, when it refused a write: this is no orderly end.
+                Some(discarded) if ended && discarded.0.get() == Some(RESET) => {
+                    Poll::Ready(Err(RESET.into()))
+                }
+                _ => Poll::Ready(Ok(())),
+            };
         }
         let length = self.prefix.len().min(buf.remaining());
         buf.put_slice(&self.prefix[..length]);
@@ -245,7 +327,11 @@ impl AsyncWrite for Plain {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.tcp).poll_write(cx, buf)
+        if self.discards() {
+            return Poll::Ready(Ok(buf.len()));
+        }
+        let written = Pin::new(&mut self.tcp).poll_write(cx, buf);
+        self.discard(written, buf.len())
     }
 
     fn poll_write_vectored(
@@ -253,7 +339,12 @@ impl AsyncWrite for Plain {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.tcp).poll_write_vectored(cx, bufs)
+        let offered = bufs.iter().map(|buf| buf.len()).sum();
+        if self.discards() {
+            return Poll::Ready(Ok(offered));
+        }
+        let written = Pin::new(&mut self.tcp).poll_write_vectored(cx, bufs);
+        self.discard(written, offered)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -269,6 +360,7 @@ impl AsyncWrite for Plain {
     }
 }
 
+const RESET: io::ErrorKind = io::ErrorKind::ConnectionReset;
 /// Bytes that one read takes, at most: four full TLS records.
 pub const READ_SIZE: usize = 64 * 1024;
 

@@ -25,7 +25,7 @@ use super::{
     head::{MAX_FIELDS, MAX_HEAD},
     upload::RequestBody,
 };
-use crate::io::Io;
+use crate::io::{Discarded, Io};
 
 /// Windows of HTTP/2 streams and connections (the design's minimum). Fixed: hyper's adaptive windows begin at
 /// 64 KiB for both, where one stream whose client does not read stops all others of its connection.
@@ -58,10 +58,14 @@ pub(super) struct Http1 {
     tunnel: oneshot::Receiver<Tunnelled>,
     /// The request in flight asks for another protocol: keep the stream when the connection ends.
     wants_tunnel: Rc<Cell<bool>>,
+    discarded: Discarded,
 }
 
 impl Http1 {
-    pub(super) async fn open(io: Io) -> hyper::Result<Self> {
+    /// A server may answer and close without having read the request's body. The reset that this causes must
+    /// not hide the answer: RFC 9112, section 9.6.
+    pub(super) async fn open(mut io: Io) -> hyper::Result<Self> {
+        let discarded = io.discard_refused_bytes();
         let (sender, connection) = http1::Builder::new()
             .max_buf_size(BUFFER)
             .max_header_size(MAX_HEAD)
@@ -76,11 +80,13 @@ impl Http1 {
             sender,
             tunnel,
             wants_tunnel,
+            discarded,
         })
     }
 
+    /// Whether it can carry no further request.
     pub(super) fn is_closed(&self) -> bool {
-        self.sender.is_closed()
+        self.sender.is_closed() || self.discarded.any()
     }
 
     pub(super) fn is_ready(&self) -> bool {
@@ -122,6 +128,7 @@ async fn drive_http1(
     let parts = connection.into_parts();
     let mut io = parts.io.into_inner();
     if wants_tunnel.get() {
+        io.fail_refused_writes();
         // Nobody waits when the response was an ordinary one; then this closes it.
         let _ = tunnel.send((io, parts.read_buf));
     } else {

@@ -116,6 +116,11 @@ impl Conversation {
         matches!(self.state, State::Head { scanned, .. } if scanned > 0)
     }
 
+    /// Whether the last head's body has not passed whole.
+    pub(super) fn in_body(&self) -> bool {
+        matches!(self.state, State::Length(_) | State::Chunked(_))
+    }
+
     /// Takes everything that was read and not passed on yet; says how much of it passes.
     pub(super) fn advance(&mut self, bytes: &[u8]) -> (usize, Then) {
         let mut passed = 0;

@@ -122,6 +122,11 @@ impl<IO: AsyncRead + Unpin> Guard<IO> {
         }
     }
 
+    /// Whether the client is amid a body, which it may go on to send.
+    pub(super) fn in_body(&self) -> bool {
+        self.conversation.in_body()
+    }
+
     /// The stream, and what was read of it and not passed on.
     pub(super) fn into_parts(self) -> (IO, Bytes) {
         (self.io, self.held.freeze())

@@ -42,8 +42,8 @@ const MAX_STREAMS: u32 = 2048;
 /// (CVE-2025-8671).
 const MAX_PENDING_RESETS: usize = 64;
 const MAX_ERROR_RESETS: usize = 1024;
-/// How long, and for how many bytes, a refused client's connection is read on, so that a reset does not
-/// overtake the answer.
+/// How long, and for how many bytes, the connection of a client that was refused, or answered amid its
+/// request, is read on, so that a reset does not overtake the answer (RFC 9112, section 9.6).
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 256 * 1024;
 
@@ -167,7 +167,9 @@ where
     })
     .await;
     let parts = connection.into_parts();
-    let (mut io, held) = parts.io.into_inner().into_parts();
+    let guard = parts.io.into_inner();
+    let unread = guard.in_body() || client.checkpoint.refused_any();
+    let (mut io, held) = guard.into_parts();
     if let Err(error) = ended {
         tracing::debug!(%error, "a client's connection ended");
     } else if let Some(tunnel) = client.tunnel.take() {
@@ -175,7 +177,7 @@ where
         return;
     }
     // hyper has ended its side.
-    if client.checkpoint.refused_any() {
+    if unread {
         let _ = timeout(LINGER, linger(&mut io)).await;
     }
 }

@@ -18,7 +18,7 @@ const POST: &str = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
 /// A meshed pod before `app`, and how many connections its proxy has accepted.
-async fn pod(authority: &Authority, app: SocketAddr) -> (SocketAddr, Rc<Cell<usize>>) {
+pub(super) async fn pod(authority: &Authority, app: SocketAddr) -> (SocketAddr, Rc<Cell<usize>>) {
     let worker = Worker::for_test(authority.trusted("api"));
     let accepted = Rc::new(Cell::new(0));
     let counted = accepted.clone();
@@ -32,7 +32,7 @@ async fn pod(authority: &Authority, app: SocketAddr) -> (SocketAddr, Rc<Cell<usi
 }
 
 /// The proxy of a pod that calls a service with these meshed endpoints.
-async fn caller(authority: &Authority, endpoints: &[SocketAddr]) -> SocketAddr {
+pub(super) async fn caller(authority: &Authority, endpoints: &[SocketAddr]) -> SocketAddr {
     let worker = Worker::for_test(authority.trusted("web"));
     let endpoints: Vec<_> = endpoints.iter().map(|at| (*at, Some(id("api")))).collect();
     let service = endpoints[0].0;

@@ -4,3 +4,4 @@ mod http2;
 mod meshed;
 mod retries;
 mod support;
+mod unread;

@@ -1,0 +1,60 @@
+//! What a peer that closes early leaves behind.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream as StdStream};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::*;
+
+/// A connection, and its other end, which has answered and closed without having read: a reset is on its way,
+/// before it a FIN if `orderly`.
+async fn answered_and_closed(orderly: bool) -> Io {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut client = Io::from(TcpStream::connect(address).await.unwrap());
+    let (mut server, _) = listener.accept().unwrap();
+    client.write_all(b"unread").await.unwrap();
+    let mut first = [0; 1];
+    server.read_exact(&mut first).unwrap();
+    server.write_all(b"answer").unwrap();
+    if orderly {
+        server.shutdown(Shutdown::Write).unwrap();
+    }
+    drop::<StdStream>(server);
+    client
+}
+
+#[tokio::test]
+async fn an_answer_before_a_reset_is_read_after_a_write_was_refused() {
+    for (orderly, end) in [(false, Err(ErrorKind::ConnectionReset)), (true, Ok(0))] {
+        let mut io = answered_and_closed(orderly).await;
+        let discarded = io.discard_refused_bytes();
+        assert!(!discarded.any());
+        for _ in 0..3 {
+            io.write_all(b"more").await.unwrap();
+        }
+        assert!(discarded.any());
+        let mut answer = [0; 6];
+        io.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"answer");
+        // Of an answer without a length, only a FIN says that this was all of it.
+        let mut more = [0; 1];
+        assert_eq!(
+            io.read(&mut more).await.map_err(|e| e.kind()),
+            end,
+            "{orderly}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_refused_write_is_an_error_elsewhere() {
+    let mut io = answered_and_closed(false).await;
+    let error = io.write_all(b"more").await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    let mut io = answered_and_closed(false).await;
+    let _ = io.discard_refused_bytes();
+    io.fail_refused_writes();
+    assert!(io.write_all(b"more").await.is_err());
+}
