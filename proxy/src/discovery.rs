@@ -2,9 +2,11 @@
 //!
 //! In come addresses that apps dial, out come snapshots that change under their readers. One delta stream to
 //! the controller feeds them ([`Stream`]); while it is gone, what was last known stays, also over a restart
-//! ([`Cache`]). An address that is not known yet has no snapshot: readers decide how long to wait.
+//! ([`Cache`]), and also of addresses that were not used for so long that their subscription has ended. An
+//! address that is not known yet has no snapshot: readers decide how long to wait.
 
 mod cache;
+mod remembered;
 mod stream;
 mod wire;
 mod world;
@@ -134,6 +136,9 @@ impl Discovery {
         let address = SocketAddr::new(address.ip().to_canonical(), address.port());
         let mut world = self.world();
         let (receiver, is_new) = world.watch(address, Instant::now());
+        if is_new && !self.is_connected() {
+            world.recall(address);
+        }
         match &self.shared.met {
             // The stream may have ended with the process; nobody is left to ask then.
             Some(met) if is_new => drop(met.send(address)),
@@ -141,6 +146,13 @@ impl Discovery {
             None => world.set_outside(address),
         }
         receiver
+    }
+
+    /// The controller does not answer about `address`: its watchers get what was known when it was last
+    /// watched. Returns whether anything is known of it.
+    pub fn recall(&self, address: SocketAddr) -> bool {
+        let address = SocketAddr::new(address.ip().to_canonical(), address.port());
+        self.world().recall(address)
     }
 
     /// What is known of this pod, now and as it changes.

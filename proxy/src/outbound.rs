@@ -68,8 +68,7 @@ pub async fn connection(
 ) {
     let target = worker.target(destination);
     if !target.answered(READY_WAIT).await {
-        tracing::info!(%client, %destination, "discovery did not answer in time: passing through");
-        refused(&worker, None).error(Cause::Undiscovered);
+        undiscovered(&worker, &target, client);
     }
     let (protocol, heard, upstream) = match target.protocol() {
         v1::Protocol::Opaque => (Protocol::Opaque, Bytes::new(), None),
@@ -118,6 +117,19 @@ pub async fn connection(
             }
             Box::pin(opaque(worker, tcp, heard, upstream, target, None)).await;
         }
+    }
+}
+
+/// Discovery did not answer in time. What was known of the destination before is used again, so that one of the
+/// mesh is not sent to in clear; one that was never met is passed through.
+fn undiscovered(worker: &Worker, target: &Target, client: SocketAddr) {
+    let destination = target.address;
+    refused(worker, None).error(Cause::Undiscovered);
+    if worker.discovery.recall(destination) {
+        tracing::info!(%client, %destination, "discovery did not answer in time: using what was known before");
+    } else {
+        tracing::info!(%client, %destination, "discovery did not answer in time: passing through");
+        target.pass_through();
     }
 }
 

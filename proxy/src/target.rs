@@ -99,8 +99,7 @@ impl Target {
         target
     }
 
-    /// Waits until discovery has answered, at most `within`; then goes on as if the destination were outside
-    /// of the mesh, until an answer comes. Returns whether there was an answer.
+    /// Waits until discovery has answered, at most `within`. Returns whether there is an answer.
     pub async fn answered(&self, within: Duration) -> bool {
         self.sync();
         if self.destination.borrow().is_some() {
@@ -108,12 +107,12 @@ impl Target {
         }
         let mut answers = self.answers.borrow().clone();
         let answered = tokio::time::timeout(within, answers.wait_for(Option::is_some)).await;
-        let answered = matches!(answered, Ok(Ok(_)));
-        self.sync();
-        if self.destination.borrow().is_none() {
-            self.apply(Arc::new(outside(self.address)));
-        }
-        answered
+        matches!(answered, Ok(Ok(_)))
+    }
+
+    /// Goes on as if the destination were outside of the mesh, until discovery answers.
+    pub fn pass_through(&self) {
+        self.apply(Arc::new(outside(self.address)));
     }
 
     /// Waits until there is an endpoint to pick, at most `within`.

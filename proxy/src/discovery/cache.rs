@@ -80,7 +80,7 @@ impl Cache {
             Stored {
                 inbound: Some((&**discovery.shared.inbound.borrow()).into()),
                 destinations: world
-                    .destinations()
+                    .all_destinations()
                     .iter()
                     .map(|known| (&**known).into())
                     .collect(),

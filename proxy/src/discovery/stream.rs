@@ -80,6 +80,7 @@ impl Stream {
             self.upkeep_until_ready().await;
             let Err(error) = self.follow(&mut client).await;
             let was_connected = self.discovery.shared.connected.send_replace(false);
+            self.discovery.world().recall_unanswered();
             failures = if was_connected { 0 } else { failures + 1 };
             let pause = backoff(LONGEST_PAUSE).delay(failures, &mut rng);
             if was_connected {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use mesh_api::v1;
 use tokio::sync::watch;
 
+use super::remembered::Remembered;
 use super::wire::{self, WireError};
 use super::{Destination, Endpoint, Inbound, Kind};
 
@@ -21,6 +22,8 @@ const REMEMBERED_DEPARTURES: usize = 256;
 #[derive(Debug, Default)]
 pub(super) struct World {
     entries: BTreeMap<SocketAddr, Entry>,
+    /// Services and pods that are no longer among the entries.
+    remembered: Remembered,
     inbound: watch::Sender<Arc<Inbound>>,
     /// This pod: its endpoints are dialled in clear.
     namespace: String,
@@ -93,6 +96,35 @@ impl World {
             .collect()
     }
 
+    /// The same, and those that are only remembered.
+    pub(super) fn all_destinations(&self) -> Vec<Arc<Destination>> {
+        let mut all = self.destinations();
+        all.extend(self.remembered.all().cloned());
+        all
+    }
+
+    /// Answers with what is remembered of an address, until the controller does. Returns whether there is an
+    /// answer.
+    pub(super) fn recall(&mut self, address: SocketAddr) -> bool {
+        let Some(entry) = self.entries.get_mut(&address) else {
+            return false;
+        };
+        let is_answered = entry.answer.borrow().is_some();
+        match self.remembered.recall(address) {
+            Some(destination) if !is_answered => entry.set(Destination::clone(&destination)),
+            _ => is_answered,
+        }
+    }
+
+    /// [`World::recall`] for all that wait: the controller is gone.
+    pub(super) fn recall_unanswered(&mut self) {
+        let waiting = self.entries.iter();
+        let waiting = waiting.filter(|(_, entry)| entry.answer.borrow().is_none());
+        for address in waiting.map(|(address, _)| *address).collect::<Vec<_>>() {
+            self.recall(address);
+        }
+    }
+
     /// Every address, for the start of a stream. Deltas fit again once their states have been sent anew.
     pub(super) fn subscriptions(&mut self) -> Vec<SocketAddr> {
         self.departed.clear();
@@ -123,6 +155,7 @@ impl World {
         }
         if let Some(entry) = self.entries.get_mut(&destination.address) {
             entry.is_current = true;
+            self.remembered.forget(destination.address);
             self.changed |= entry.set(destination);
         }
         Ok(())
@@ -202,7 +235,8 @@ impl World {
         self.changed = false;
     }
 
-    /// Forgets what nobody has watched for a minute, and says which addresses to unsubscribe.
+    /// Lets go of what nobody has watched for a minute, and says which addresses to unsubscribe. Services and
+    /// pods stay remembered, for a time without the controller.
     ///
     /// While the controller is away, forgetting could not be made good: services and pods stay. Addresses
     /// outside and those never answered do go, since there is no bound on their number.
@@ -219,8 +253,15 @@ impl World {
                 return true;
             }
             forgotten.push(*address);
+            match entry.answer.borrow().clone() {
+                Some(destination) if destination.kind != Kind::Outside => {
+                    self.remembered.keep(destination, now);
+                }
+                _ => {}
+            }
             false
         });
+        self.remembered.forget_old(now);
         self.changed |= !forgotten.is_empty();
         self.departed.extend(&forgotten);
         let too_many = self.departed.len().saturating_sub(REMEMBERED_DEPARTURES);

@@ -185,3 +185,33 @@ async fn a_restarted_proxy_starts_from_its_cache() {
     assert_eq!(known.map(|known| known.address), Some(address()));
     assert!(!discovery.is_connected());
 }
+
+/// Without the controller, a service that was idle for a minute is neither waited for nor sent to in clear.
+#[tokio::test]
+async fn a_forgotten_service_is_known_at_once_when_the_controller_is_gone() {
+    let (discovery, stream) = Stream::new("shop", "web-1", Authority::new().trusted("web"), None);
+    let (channel, mut streams) = controller();
+    drop(discovery.watch(address()));
+    tokio::spawn(stream.run(channel));
+    let mut first = streams.recv().await.unwrap();
+    (first.next().await, first.next().await);
+    let service = Destination {
+        address: Some(address().into()),
+        kind: Some(destination::Kind::Service(Default::default())),
+        ..Destination::default()
+    };
+    first.send(1, Update::Destination(service)).await;
+    let now = Instant::now();
+    let later = now + Duration::from_secs(60);
+    discovery.world().forget_idle(now, true);
+    assert_eq!(discovery.world().forget_idle(later, true), [address()]);
+
+    let mut waiting = discovery.watch(address());
+    assert!(waiting.borrow().is_none(), "the controller is there to ask");
+    drop((first, streams));
+    waiting.wait_for(Option::is_some).await.unwrap();
+    drop(waiting);
+    discovery.world().forget_idle(now, true);
+    discovery.world().forget_idle(later, true);
+    assert!(discovery.watch(address()).borrow().is_some());
+}

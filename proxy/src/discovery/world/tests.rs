@@ -256,6 +256,62 @@ fn services_are_not_forgotten_while_the_controller_is_away() {
     assert_eq!(world.destinations().len(), 1);
 }
 
+/// It was met, then idle for so long that it was forgotten; then the controller went away.
+#[test]
+fn a_forgotten_service_is_as_it_was_until_it_is_answered_anew() {
+    let (mut world, receiver) = world();
+    world.set(service(&["10.244.0.2:1"])).unwrap();
+    drop(receiver);
+    let now = Instant::now();
+    drop(world.watch(at("192.0.2.1:443"), now));
+    world.set(outside("192.0.2.1:443")).unwrap();
+    world.forget_idle(now, true);
+    assert_eq!(world.forget_idle(now + IDLE, true).len(), 2);
+    assert!(world.destinations().is_empty());
+    assert_eq!(world.all_destinations().len(), 1, "cached all the same");
+
+    let (receiver, is_new) = world.watch(at(SERVICE), now + IDLE);
+    assert!(is_new, "subscribed again");
+    assert!(
+        receiver.borrow().is_none(),
+        "the controller may know better"
+    );
+    let (elsewhere, _) = world.watch(at("192.0.2.1:443"), now + IDLE);
+    world.recall_unanswered();
+    assert_eq!(addresses(&receiver), ["10.244.0.2:1"]);
+    let known = receiver.borrow().clone().unwrap();
+    assert!(known.endpoints[0].identity.is_some(), "not in clear");
+    assert!(elsewhere.borrow().is_none());
+    assert!(world.recall(at(SERVICE)) && !world.recall(at("192.0.2.1:443")));
+    assert!(world.change(delta(&[], &[])).is_err(), "no base for deltas");
+
+    world.set(service(&["10.244.0.9:1"])).unwrap();
+    assert_eq!(addresses(&receiver), ["10.244.0.9:1"]);
+    assert!(world.recall(at(SERVICE)));
+    assert_eq!(
+        addresses(&receiver),
+        ["10.244.0.9:1"],
+        "news are not undone"
+    );
+}
+
+/// The service is gone, and its address is somebody else's: nothing of it may come back.
+#[test]
+fn what_the_controller_took_back_is_not_recalled() {
+    let (mut world, receiver) = world();
+    let now = Instant::now();
+    for answer in [service(&["10.244.0.2:1"]), outside(SERVICE)] {
+        drop(world.watch(at(SERVICE), now));
+        world.set(answer).unwrap();
+    }
+    drop(receiver);
+    world.forget_idle(now, true);
+    world.forget_idle(now + IDLE, true);
+    let (receiver, _) = world.watch(at(SERVICE), now);
+    assert!(!world.recall(at(SERVICE)));
+    assert!(receiver.borrow().is_none());
+}
+
 #[test]
 fn departures_are_remembered_within_bounds() {
     let mut world = World::default();
