@@ -75,8 +75,14 @@ pub async fn dial_counted(
     match dial_endpoint(worker, peer, alpn).await {
         Ok(io) => Ok(io.counted(metrics.connection())),
         Err(error) => {
-            error.log(&peer.endpoint.pod);
-            metrics.error(error.cause());
+            let (cause, pod) = (error.cause(), &*peer.endpoint.pod);
+            metrics.error(cause);
+            if worker.is_news(cause, peer.endpoint.address) {
+                match cause.is_for_somebody_to_look_at() {
+                    true => tracing::warn!(pod, "{error}"),
+                    false => tracing::info!(pod, "{error}"),
+                }
+            }
             Err(error)
         }
     }
@@ -153,17 +159,6 @@ pub fn tls_cause(error: &TlsError) -> Cause {
     }
 }
 
-/// Wrong, foreign, expired or missing certificates; all else happens every day.
-pub fn is_for_somebody_to_look_at(cause: Cause) -> bool {
-    matches!(
-        cause,
-        Cause::WrongIdentity
-            | Cause::CertificateExpired
-            | Cause::CertificateUntrusted
-            | Cause::CertificateMissing
-    )
-}
-
 impl ConnectError {
     /// As what it is counted.
     pub fn cause(&self) -> Cause {
@@ -179,14 +174,6 @@ impl ConnectError {
                 _ => Cause::Other,
             },
             Self::Tls { source, .. } => tls_cause(source),
-        }
-    }
-
-    fn log(&self, pod: &str) {
-        if is_for_somebody_to_look_at(self.cause()) {
-            tracing::warn!(pod, "{self}");
-        } else {
-            tracing::info!(pod, "{self}");
         }
     }
 }

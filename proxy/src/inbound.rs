@@ -11,12 +11,12 @@ use mesh_api::SpiffeId;
 use mesh_api::v1::{self, Direction, Security, ServicePort};
 use tokio::net::TcpStream;
 
-use crate::connect::{self, ConnectError, is_for_somebody_to_look_at, tls_cause};
+use crate::connect::{self, ConnectError, tls_cause};
 use crate::detect::{self, HttpVersion, Protocol};
 use crate::http;
 use crate::io::{Io, Plain};
-use crate::listen::{OriginalDestinationError, original_destination};
-use crate::metrics::{Cause, PeerLabels, PeerMetrics};
+use crate::listen::original_destination;
+use crate::metrics::{PeerLabels, PeerMetrics};
 use crate::outbound::as_declared;
 use crate::quiet::{self, First, Learnt, Undecided};
 use crate::tcp;
@@ -60,11 +60,11 @@ pub async fn serve(worker: Rc<Worker>, tcp: TcpStream, client: SocketAddr) {
     match original_destination(&tcp, worker.own_ports()) {
         Ok(destination) => connection(worker, tcp, client, destination).await,
         Err(error) => {
-            tracing::warn!(%client, "inbound connection refused: {error}");
-            if let OriginalDestinationError::Loop(_) = error {
-                let caller = caller(&worker, client, None, None, Security::Unspecified);
-                caller.metrics.error(Cause::Loop);
+            if worker.is_news(error.cause(), client) {
+                tracing::warn!(%client, "inbound connection refused: {error}");
             }
+            let caller = caller(&worker, client, None, None, Security::Unspecified);
+            caller.metrics.error(error.cause());
             Io::from(tcp).reset();
         }
     }
@@ -149,10 +149,13 @@ async fn meshed(
         Ok(accepted) => accepted,
         Err(error) => {
             let (app, cause) = (app.address, tls_cause(&error));
-            if is_for_somebody_to_look_at(cause) {
-                tracing::warn!(%client, %app, "a mesh connection was refused: {error}");
-            } else {
-                tracing::info!(%client, %app, "a mesh connection failed: {error}");
+            if worker.is_news(cause, client) {
+                match cause.is_for_somebody_to_look_at() {
+                    true => {
+                        tracing::warn!(%client, %app, "a mesh connection was refused: {error}");
+                    }
+                    false => tracing::info!(%client, %app, "a mesh connection failed: {error}"),
+                }
             }
             let caller = caller(&worker, client, None, service, Security::Unspecified);
             return caller.metrics.error(cause);
@@ -195,7 +198,9 @@ async fn opaque(
             }
         }
         Err(error) => {
-            tracing::info!(client = %caller.address, "inbound: {error}");
+            if worker.is_news(error.cause(), caller.address) {
+                tracing::info!(client = %caller.address, "inbound: {error}");
+            }
             caller.metrics.error(error.cause());
             io.reset();
         }

@@ -46,6 +46,7 @@ pub mod state_dir;
 pub mod access_log;
 mod admin;
 mod logging;
+pub mod repeats;
 
 use config::RunArgs;
 use init::InitArgs;

@@ -8,6 +8,8 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::TcpStream;
 
+use crate::metrics::Cause;
+
 /// Connections that the kernel has completed and that wait to be accepted; it cuts this at
 /// net.core.somaxconn.
 const BACKLOG: i32 = 4096;
@@ -24,6 +26,16 @@ pub enum OriginalDestinationError {
     /// The connection is gone already, or no connection tracking is loaded.
     #[error("the kernel does not say what was dialled (is connection tracking loaded?)")]
     Unknown(#[source] io::Error),
+}
+
+impl OriginalDestinationError {
+    /// As what it is counted.
+    pub fn cause(&self) -> Cause {
+        match self {
+            Self::Loop(_) => Cause::Loop,
+            Self::Unknown(_) => Cause::Other,
+        }
+    }
 }
 
 /// Listens on `port` of all addresses, IPv6 and IPv4; IPv4 only where the kernel has no IPv6. Several

@@ -16,7 +16,7 @@ use crate::connect::{self, ConnectError};
 use crate::detect::{self, ClientHello, HttpVersion, Protocol};
 use crate::http;
 use crate::io::{Io, Plain};
-use crate::listen::{OriginalDestinationError, original_destination};
+use crate::listen::original_destination;
 use crate::metrics::{Cause, PeerLabels, PeerMetrics};
 use crate::quiet::{self, First, Speaker, Undecided};
 use crate::target::{Peer, Target, Unavailable};
@@ -50,10 +50,10 @@ pub async fn serve(worker: Rc<Worker>, tcp: TcpStream, client: SocketAddr) {
     match original_destination(&tcp, worker.own_ports()) {
         Ok(destination) => connection(worker, tcp, client, destination).await,
         Err(error) => {
-            tracing::warn!(%client, "outbound connection refused: {error}");
-            if let OriginalDestinationError::Loop(_) = error {
-                refused(&worker, None).error(Cause::Loop);
+            if worker.is_news(error.cause(), client) {
+                tracing::warn!(%client, "outbound connection refused: {error}");
             }
+            refused(&worker, None).error(error.cause());
             Io::from(tcp).reset();
         }
     }
@@ -125,11 +125,16 @@ pub async fn connection(
 fn undiscovered(worker: &Worker, target: &Target, client: SocketAddr) {
     let destination = target.address;
     refused(worker, None).error(Cause::Undiscovered);
-    if worker.discovery.recall(destination) {
-        tracing::info!(%client, %destination, "discovery did not answer in time: using what was known before");
-    } else {
-        tracing::info!(%client, %destination, "discovery did not answer in time: passing through");
+    let recalled = worker.discovery.recall(destination);
+    if !recalled {
         target.pass_through();
+    }
+    if worker.is_news(Cause::Undiscovered, destination) {
+        let instead = match recalled {
+            true => "using what was known before",
+            false => "passing through",
+        };
+        tracing::info!(%client, %destination, "discovery did not answer in time: {instead}");
     }
 }
 
@@ -257,7 +262,9 @@ fn undecided<E: std::fmt::Display>(
 /// Ends a connection for which no endpoint could be opened: as the app would see it without a proxy.
 fn not_opened(worker: &Worker, tcp: TcpStream, target: &Target, error: &OpenError) {
     if let OpenError::Unavailable(_) = error {
-        tracing::info!(destination = %target.address, "outbound: {error}");
+        if worker.is_news(Cause::NoEndpoint, target.address) {
+            tracing::info!(destination = %target.address, "outbound: {error}");
+        }
         refused(worker, Some(target)).error(Cause::NoEndpoint);
     }
     Io::from(tcp).reset();

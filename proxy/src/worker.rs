@@ -25,8 +25,9 @@ use crate::drain::Drain;
 use crate::inbound::{self, App};
 use crate::io::{tune_local, tune_remote};
 use crate::listen;
-use crate::metrics::{Metrics, WorkerMetrics};
+use crate::metrics::{Cause, Metrics, WorkerMetrics};
 use crate::outbound;
+use crate::repeats::Repeats;
 use crate::target::Target;
 use crate::tls::Tls;
 
@@ -50,6 +51,7 @@ pub struct Worker {
     pub inbound: watch::Receiver<Arc<Inbound>>,
     targets: RefCell<HashMap<SocketAddr, Rc<Target>>>,
     apps: RefCell<HashMap<SocketAddr, Rc<App>>>,
+    repeats: RefCell<Repeats>,
     /// Connections being served.
     open: Cell<usize>,
     /// One of them has ended.
@@ -152,6 +154,7 @@ impl Worker {
             drain: parts.drain,
             targets: RefCell::default(),
             apps: RefCell::default(),
+            repeats: RefCell::default(),
             open: Cell::new(0),
             closed: Notify::new(),
         })
@@ -192,6 +195,12 @@ impl Worker {
             Some(port) => (port.protocol, port.service.clone()),
             None => (v1::Protocol::Detect, None),
         }
+    }
+
+    /// Whether to write a line about a connection that failed: not where one like it was written just now.
+    pub fn is_news(&self, cause: Cause, peer: SocketAddr) -> bool {
+        let mut repeats = self.repeats.borrow_mut();
+        repeats.is_news(cause, peer.ip(), Instant::now())
     }
 
     /// The ports that redirected connections arrive at.
@@ -235,6 +244,9 @@ impl Worker {
             Rc::strong_count(app) > 1 || now - app.last_used() < IDLE_LIMIT
         });
         self.metrics.tick(loads, now);
+        for left_out in self.repeats.borrow_mut().sum_up(now) {
+            left_out.log();
+        }
     }
 }
 

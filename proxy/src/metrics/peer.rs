@@ -78,7 +78,7 @@ pub struct RequestRecord<'a> {
 }
 
 /// Why a connection failed or was refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Cause {
     /// The peer refused the connection.
     Refused,
@@ -131,6 +131,18 @@ impl Cause {
         Self::Undiscovered,
         Self::Other,
     ];
+
+    /// Wrong, foreign, expired or missing certificates, and loops; all else happens every day.
+    pub fn is_for_somebody_to_look_at(self) -> bool {
+        matches!(
+            self,
+            Self::WrongIdentity
+                | Self::CertificateExpired
+                | Self::CertificateUntrusted
+                | Self::CertificateMissing
+                | Self::Loop
+        )
+    }
 
     /// The word in metrics and reports.
     pub fn as_str(self) -> &'static str {
