@@ -16,8 +16,8 @@ use super::{
     headers::{self, Needs},
     outbound::{explain, status_of},
     pool::{Lease, PoolError},
-    respond,
-    server::{self, Client, Reset},
+    respond::{self, WayBack},
+    server::{self, Client, Reset, Upstream},
 };
 use crate::{
     connect,
@@ -42,11 +42,7 @@ pub async fn serve(worker: Rc<Worker>, io: Io, version: HttpVersion, caller: Cal
         client_id,
         app,
     });
-    let forward = move |client, request| {
-        let inbound = inbound.clone();
-        async move { inbound.forward(&client, request).await }
-    };
-    server::serve(io, version, &worker.drain, forward).await;
+    server::serve(io, version, &worker.drain, inbound).await;
 }
 
 struct Inbound {
@@ -63,7 +59,7 @@ enum Failed {
     Try(TryError),
 }
 
-impl Inbound {
+impl Upstream for Inbound {
     async fn forward(
         &self,
         client: &Rc<Client>,
@@ -92,21 +88,27 @@ impl Inbound {
                 if let Some(upload) = &forward.upload {
                     upload.keep_no_more();
                 }
-                // The response travels back in the version of this hop.
-                let needs = Needs {
-                    version: spoken,
-                    ..needs
+                let way_back = WayBack {
+                    client,
+                    // The response travels back in the version of this hop.
+                    needs: Needs {
+                        version: spoken,
+                        ..needs
+                    },
+                    upgrade,
                 };
                 let sent = Sent {
                     lease,
                     rtt: began.elapsed(),
                 };
-                Ok(self.respond(client, arrived, response, sent, forward, needs, upgrade))
+                Ok(self.respond(way_back, arrived, response, sent, forward))
             }
             Err(failed) => self.give_up(client, &arrived, spoken, failed),
         }
     }
+}
 
+impl Inbound {
     /// Says who calls, and takes out what only proxies say to each other. Returns the version that the
     /// caller's app spoke.
     fn introduce(&self, head: &mut request::Parts) -> Version {
@@ -138,17 +140,15 @@ impl Inbound {
         }
     }
 
-    #[allow(clippy::too_many_arguments)]
     fn respond(
         &self,
-        client: &Rc<Client>,
+        way_back: WayBack<'_>,
         arrived: Arrived,
         mut response: Response<Incoming>,
         sent: Sent,
         forward: Forward,
-        needs: Needs,
-        upgrade: Option<OnUpgrade>,
     ) -> Response<ResponseBody> {
+        let needs = way_back.needs;
         if let Err(refusal) = respond::check(&mut response, needs) {
             return self.refuse(&arrived, &refusal);
         }
@@ -169,7 +169,7 @@ impl Inbound {
             error: error_words(response.headers()),
             arrived,
         };
-        respond::pass_on(client, response, exchange, needs, upgrade)
+        respond::pass_on(way_back, response, exchange)
     }
 
     fn give_up(

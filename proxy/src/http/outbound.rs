@@ -17,9 +17,9 @@ use super::{
     forward::{Forward, TryError},
     headers::{self, Needs},
     pool::{Lease, PoolError, Protocol},
-    respond,
+    respond::{self, WayBack},
     retry::{Attempt, Decision, Failure, decide},
-    server::{self, Client, Reset},
+    server::{self, Client, Reset, Upstream},
 };
 use crate::{
     balance::{Backoff, Outcome},
@@ -45,11 +45,7 @@ pub async fn serve(worker: Rc<Worker>, io: Io, version: HttpVersion, target: Rc<
         worker: worker.clone(),
         target,
     });
-    let forward = move |client, request| {
-        let outbound = outbound.clone();
-        async move { outbound.forward(&client, request).await }
-    };
-    server::serve(io, version, &worker.drain, forward).await;
+    server::serve(io, version, &worker.drain, outbound).await;
 }
 
 struct Outbound {
@@ -74,7 +70,7 @@ enum Failed {
     Try(TryError),
 }
 
-impl Outbound {
+impl Upstream for Outbound {
     async fn forward(
         &self,
         client: &Rc<Client>,
@@ -120,9 +116,12 @@ impl Outbound {
                         upload.keep_no_more();
                     }
                     let sent = Sent { picked, lease, rtt };
-                    return Ok(
-                        self.respond(client, arrived, response, sent, forward, &history, upgrade)
-                    );
+                    let way_back = WayBack {
+                        client,
+                        needs,
+                        upgrade,
+                    };
+                    return Ok(self.respond(way_back, arrived, response, sent, forward, &history));
                 }
                 Err(failed) => {
                     let failure = match &failed {
@@ -148,7 +147,9 @@ impl Outbound {
             }
         }
     }
+}
 
+impl Outbound {
     /// Chooses an endpoint that has not failed this request, if there is one; waits for one to appear.
     async fn pick(&self, target: &Rc<Target>, history: &History) -> Result<Picked, Unavailable> {
         let mut picked = match target.pick(history.failed.last().copied()) {
@@ -251,18 +252,16 @@ impl Outbound {
         }
     }
 
-    #[allow(clippy::too_many_arguments)]
     fn respond(
         &self,
-        client: &Rc<Client>,
+        way_back: WayBack<'_>,
         arrived: Arrived,
         mut response: Response<Incoming>,
         sent: Sent,
         forward: Forward,
         history: &History,
-        upgrade: Option<OnUpgrade>,
     ) -> Response<ResponseBody> {
-        let needs = forward.needs;
+        let needs = way_back.needs;
         let metrics = sent.picked.peer.metrics.clone();
         if let Err(refusal) = respond::check(&mut response, needs) {
             return refuse(&arrived, &metrics, &refusal, history.retries);
@@ -284,7 +283,7 @@ impl Outbound {
             error,
             arrived,
         };
-        respond::pass_on(client, response, exchange, needs, upgrade)
+        respond::pass_on(way_back, response, exchange)
     }
 
     fn give_up(

@@ -15,6 +15,15 @@ use super::{
     tunnel::Tunnel,
 };
 
+/// The way back to the client that waits for a response.
+pub(super) struct WayBack<'a> {
+    pub(super) client: &'a Rc<Client>,
+    /// What the request asked for, in the version that the client speaks.
+    pub(super) needs: Needs,
+    /// The client's stream, for a tunnel over HTTP/2.
+    pub(super) upgrade: Option<OnUpgrade>,
+}
+
 /// How long a connection may be idle if its server says nothing about it; the pool knows better.
 const KEEP: Duration = Duration::MAX;
 
@@ -44,14 +53,17 @@ pub(super) fn keep(response: &Response<Incoming>) -> Duration {
     })
 }
 
-/// The response as the client gets it. `upgrade`: the client's stream, for a tunnel over HTTP/2.
+/// The response as the client gets it.
 pub(super) fn pass_on(
-    client: &Rc<Client>,
+    way_back: WayBack<'_>,
     response: Response<Incoming>,
     exchange: Exchange,
-    needs: Needs,
-    upgrade: Option<OnUpgrade>,
 ) -> Response<ResponseBody> {
+    let WayBack {
+        client,
+        needs,
+        upgrade,
+    } = way_back;
     let (mut head, incoming) = response.into_parts();
     let server = head.extensions.remove::<OnUpgrade>();
     headers::respond(&mut head, needs.version);

@@ -1,6 +1,6 @@
 //! The client's side of a connection: hyper's server, with the guard before it.
 //!
-//! In: an accepted connection and a function that forwards one request. It ends when the client, an
+//! In: an accepted connection and where its requests go. It ends when the client, an
 //! error or a drain ends the connection; after an upgrade, when the tunnel ends.
 
 use std::{
@@ -95,23 +95,30 @@ impl Client {
     }
 }
 
-/// Serves a connection until it ends. `forward` answers one request.
-pub(super) async fn serve<S, F>(io: Io, version: HttpVersion, drain: &Drain, forward: S)
-where
-    S: Fn(Rc<Client>, Request<Incoming>) -> F + 'static,
-    F: Future<Output = Result<Response<ResponseBody>, Reset>> + 'static,
-{
+/// Where a connection's requests go.
+pub(super) trait Upstream: 'static {
+    /// Answers one request.
+    async fn forward(
+        &self,
+        client: &Rc<Client>,
+        request: Request<Incoming>,
+    ) -> Result<Response<ResponseBody>, Reset>;
+}
+
+/// Serves a connection until it ends.
+pub(super) async fn serve(
+    io: Io,
+    version: HttpVersion,
+    drain: &Drain,
+    upstream: Rc<impl Upstream>,
+) {
     match version {
-        HttpVersion::Http1 => serve_http1(io, drain, forward).await,
-        HttpVersion::Http2 => serve_http2(io, drain, forward).await,
+        HttpVersion::Http1 => serve_http1(io, drain, upstream).await,
+        HttpVersion::Http2 => serve_http2(io, drain, upstream).await,
     }
 }
 
-async fn serve_http1<S, F>(io: Io, drain: &Drain, forward: S)
-where
-    S: Fn(Rc<Client>, Request<Incoming>) -> F,
-    F: Future<Output = Result<Response<ResponseBody>, Reset>>,
-{
+async fn serve_http1(io: Io, drain: &Drain, upstream: Rc<impl Upstream>) {
     let client = Rc::new(Client::default());
     let guard = Guard::new(io, client.checkpoint.clone());
     let service = service_fn(|request: Request<Incoming>| {
@@ -123,14 +130,13 @@ where
         // The same question that the guard asked of the head.
         let may_tunnel = request.method() == Method::CONNECT
             || (request.version() == Version::HTTP_11 && request.headers().contains_key(UPGRADE));
-        let forwarded = forward(client.clone(), request);
-        let client = &client;
+        let (client, upstream) = (&client, &upstream);
         async move {
             let _in_flight = InFlight::new(&client.in_flight);
             if let Some(rejection) = refused {
                 return Ok(reject(rejection));
             }
-            let response = forwarded.await;
+            let response = upstream.forward(client, request).await;
             if may_tunnel {
                 client.checkpoint.answered(client.tunnel.borrow().is_some());
             }
@@ -182,19 +188,14 @@ where
     }
 }
 
-async fn serve_http2<S, F>(io: Io, drain: &Drain, forward: S)
-where
-    S: Fn(Rc<Client>, Request<Incoming>) -> F,
-    F: Future<Output = Result<Response<ResponseBody>, Reset>> + 'static,
-{
+async fn serve_http2(io: Io, drain: &Drain, upstream: Rc<impl Upstream>) {
     let client = Rc::new(Client::default());
     let service = service_fn(|request: Request<Incoming>| {
-        let refused = unclear(&request);
-        let forwarded = forward(client.clone(), request);
+        let (client, upstream) = (client.clone(), upstream.clone());
         async move {
-            match refused {
+            match unclear(&request) {
                 Some(rejection) => Ok(reject(rejection)),
-                None => forwarded.await,
+                None => upstream.forward(&client, request).await,
             }
         }
     });
