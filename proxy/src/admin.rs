@@ -1,4 +1,5 @@
-//! The proxy's own small HTTP server: is it alive, is it ready, what does it count, what does it believe.
+//! The proxy's own small HTTP server: is it alive, is it ready, what does it count; and within the pod: what does it
+//! believe.
 
 mod belief;
 
@@ -98,6 +99,10 @@ impl Admin {
             "/metrics" if readable => {
                 typed(StatusCode::OK, metrics::CONTENT_TYPE, self.metrics.encode())
             }
+            "/config" if readable && !is_in_pod(client) => {
+                let why = "what this proxy believes is only shown within the pod (127.0.0.1): mesh diagnostics proxy-config POD\n";
+                text(StatusCode::FORBIDDEN, why)
+            }
             "/config" if readable => self.config(),
             "/log-level" if readable => text(StatusCode::OK, self.log_level.current() + "\n"),
             "/log-level" if request.method() == Method::PUT => {
@@ -142,8 +147,7 @@ impl Admin {
     }
 
     async fn set_log_level(&self, body: Incoming, client: SocketAddr) -> Response<Full<Bytes>> {
-        // Everybody in the cluster can reach this port; those in the pod, or forwarded into it, may change it.
-        if !client.ip().to_canonical().is_loopback() {
+        if !is_in_pod(client) {
             let why = "the log level can only be changed from within the pod (127.0.0.1)\n";
             return text(StatusCode::FORBIDDEN, why);
         }
@@ -159,6 +163,12 @@ impl Admin {
             Err(error) => text(StatusCode::BAD_REQUEST, format!("{error}\n")),
         }
     }
+}
+
+/// Everybody in the cluster can reach this port, for probes and scrapers. What concerns the pod alone is for those
+/// who are in it, or are forwarded into it by the API server.
+fn is_in_pod(client: SocketAddr) -> bool {
+    client.ip().to_canonical().is_loopback()
 }
 
 fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
@@ -187,4 +197,19 @@ fn not_allowed(allowed: &'static str) -> Response<Full<Bytes>> {
         .headers_mut()
         .insert(ALLOW, HeaderValue::from_static(allowed));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_in_pod;
+
+    #[test]
+    fn only_loopback_is_in_the_pod() {
+        for inside in ["127.0.0.1:5", "[::1]:5", "[::ffff:127.0.0.1]:5"] {
+            assert!(is_in_pod(inside.parse().unwrap()), "{inside}");
+        }
+        for outside in ["10.0.0.7:5", "[fd00::7]:5", "[::ffff:10.0.0.7]:5"] {
+            assert!(!is_in_pod(outside.parse().unwrap()), "{outside}");
+        }
+    }
 }

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use mesh_api::v1::{Protocol, ServicePort, Workload};
+use pem::{EncodeConfig, LineEnding, Pem};
 use serde::Serialize;
 
 use super::Admin;
@@ -43,6 +44,8 @@ struct Certificate {
     not_after: u64,
     /// Negative once it is over.
     expires_in_s: i64,
+    /// The leaf first, PEM.
+    chain_pem: String,
 }
 
 #[derive(Serialize)]
@@ -218,8 +221,18 @@ impl From<&Credentials> for Certificate {
             not_before: seconds(credentials.not_before()),
             not_after,
             expires_in_s: not_after.cast_signed().saturating_sub(now.cast_signed()),
+            chain_pem: chain_pem(credentials),
         }
     }
+}
+
+fn chain_pem(credentials: &Credentials) -> String {
+    let chain = credentials.chain().iter();
+    let blocks: Vec<_> = chain
+        .map(|der| Pem::new("CERTIFICATE", der.to_vec()))
+        .collect();
+    let config = EncodeConfig::new().set_line_ending(LineEnding::LF);
+    pem::encode_many_config(&blocks, config)
 }
 
 fn workload_name(workload: &Workload) -> Option<String> {

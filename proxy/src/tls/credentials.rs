@@ -17,7 +17,7 @@ pub struct Credentials {
     identity: SpiffeId,
     not_before: SystemTime,
     not_after: SystemTime,
-    chain_len: usize,
+    chain: Vec<CertificateDer<'static>>,
 }
 
 /// A chain and a key that can't be used together.
@@ -68,22 +68,26 @@ impl Credentials {
                 not_after,
             });
         }
-        let chain_len = chain.len();
         let signing = any_supported_type(key).map_err(CredentialsError::Key)?;
-        let certified = CertifiedKey::new(chain, signing);
+        let certified = CertifiedKey::new(chain.clone(), signing);
         certified.keys_match().map_err(CredentialsError::Key)?;
         Ok(Self {
             certified: Arc::new(SingleCertAndKey::from(certified)),
             identity,
             not_before: start,
             not_after: end,
-            chain_len,
+            chain,
         })
     }
 
     /// Who the certificate is for.
     pub fn identity(&self) -> &SpiffeId {
         &self.identity
+    }
+
+    /// The leaf first.
+    pub fn chain(&self) -> &[CertificateDer<'static>] {
+        &self.chain
     }
 
     /// Start of validity.
@@ -112,7 +116,7 @@ impl fmt::Debug for Credentials {
         f.debug_struct("Credentials")
             .field("identity", &self.identity)
             .field("not_after", &self.not_after)
-            .field("chain", &self.chain_len)
+            .field("chain", &self.chain.len())
             .finish_non_exhaustive()
     }
 }
