@@ -2,18 +2,28 @@
 
 #![forbid(unsafe_code)]
 
+/// What one proxy believes.
+pub mod belief;
+/// `mesh check`.
+pub mod check;
 /// Finding a mesh, and calling it.
 pub mod client;
 /// Kubernetes, through its API server.
 pub mod cluster;
+/// `mesh completion`.
+pub mod completion;
 /// `mesh demo`.
 pub mod demo;
+/// `mesh diagnostics`.
+pub mod diagnostics;
 /// `mesh down`.
 pub mod down;
 /// `mesh edges`.
 pub mod edges;
 #[cfg(test)]
 mod fake;
+/// `mesh identity`.
+pub mod identity;
 /// `mesh install`, `mesh upgrade`, `mesh uninstall`.
 pub mod install;
 /// The mesh on one machine: sandbox, network, pods.
@@ -32,3 +42,5 @@ pub mod tap;
 pub mod top;
 /// `mesh up`.
 pub mod up;
+/// `mesh version`.
+pub mod version;

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 /// A service mesh: mutual TLS, load balancing, retries and golden metrics with no configuration.
 #[derive(Debug, Parser)]
@@ -36,6 +36,17 @@ enum Command {
     Upgrade(mesh::install::UpgradeArgs),
     /// Take the control plane off a cluster.
     Uninstall(mesh::install::UninstallArgs),
+    /// Check that a mesh works, and say what to do where it does not.
+    Check(mesh::check::Args),
+    /// Show the certificate of a pod.
+    Identity(mesh::identity::Args),
+    /// Look into one pod's proxy.
+    #[command(subcommand)]
+    Diagnostics(mesh::diagnostics::Command),
+    /// Show the versions of this command, the controller and the proxies.
+    Version(mesh::version::Args),
+    /// Print a script that completes commands in a shell.
+    Completion(mesh::completion::Args),
     /// One process of the demo's application.
     #[command(subcommand, hide = true)]
     DemoApp(mesh::demo::app::Role),
@@ -59,6 +70,15 @@ fn main() -> ExitCode {
         Command::Edges(args) => mesh::edges::run(args).map(|()| ExitCode::SUCCESS),
         Command::Tap(args) => mesh::tap::run(args).map(|()| ExitCode::SUCCESS),
         Command::Top(args) => mesh::top::run(args).map(|()| ExitCode::SUCCESS),
+        Command::Check(args) => mesh::check::run(args),
+        Command::Identity(args) => mesh::identity::run(args).map(|()| ExitCode::SUCCESS),
+        Command::Diagnostics(command) => {
+            mesh::diagnostics::run(command).map(|()| ExitCode::SUCCESS)
+        }
+        Command::Version(args) => mesh::version::run(args).map(|()| ExitCode::SUCCESS),
+        Command::Completion(args) => {
+            mesh::completion::run(&args, &mut Cli::command()).map(|()| ExitCode::SUCCESS)
+        }
         Command::Demo(args) => mesh::demo::run(args).map(|()| ExitCode::SUCCESS),
         Command::Install(args) => mesh::install::install(args).map(|()| ExitCode::SUCCESS),
         Command::Upgrade(args) => mesh::install::upgrade(args).map(|()| ExitCode::SUCCESS),

@@ -112,7 +112,7 @@ pub(super) fn endpoints(answers: Vec<EndpointsResponse>) -> EndpointsResponse {
     EndpointsResponse { rows }
 }
 
-pub(super) fn inventory(answers: Vec<InventoryResponse>) -> InventoryResponse {
+pub(crate) fn inventory(answers: Vec<InventoryResponse>) -> InventoryResponse {
     let mut all = InventoryResponse::default();
     for answer in answers {
         all.controller_version = answer.controller_version;

@@ -5,10 +5,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use anyhow::{Result, anyhow, bail};
-use bytes::Bytes;
-use http::{Request, StatusCode};
-use http_body_util::{BodyExt, Empty, Limited};
+use anyhow::{Result, anyhow};
 use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
@@ -16,9 +13,6 @@ use tokio::io::DuplexStream;
 use tonic::transport::{Channel, Endpoint, Uri};
 
 use super::{Cluster, TIMEOUT};
-
-/// More than a proxy with thousands of destinations believes.
-const MAX_BODY: usize = 64 << 20;
 
 /// Why the far end of a forwarded port failed, if it said so.
 #[derive(Clone, Debug, Default)]
@@ -113,45 +107,5 @@ impl Cluster {
                 )
             })?;
         Ok((channel, complaint))
-    }
-
-    /// The body of a GET of `path`, from an HTTP port of a pod.
-    ///
-    /// # Errors
-    /// As [`Cluster::forward`]; or nobody listens there, or the answer is no success.
-    pub async fn get(&self, namespace: &str, pod: &str, port: u16, path: &str) -> Result<Bytes> {
-        let (stream, complaint) = self.forward(namespace, pod, port).await?;
-        let answer = async {
-            let (mut sender, connection) =
-                hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-            let connection = tokio::spawn(connection);
-            let request = Request::get(path)
-                .header(http::header::HOST, "localhost")
-                .body(Empty::<Bytes>::new())?;
-            let response = sender.send_request(request).await?;
-            let status = response.status();
-            let body = Limited::new(response.into_body(), MAX_BODY)
-                .collect()
-                .await
-                .map_err(|error| anyhow!("{error}"))?
-                .to_bytes();
-            connection.abort();
-            anyhow::Ok((status, body))
-        };
-        match tokio::time::timeout(TIMEOUT, answer).await {
-            Ok(Ok((StatusCode::OK, body))) => Ok(body),
-            Ok(Ok((status, body))) => bail!(
-                "{path} of pod {namespace}/{pod} answered {status}: {}",
-                String::from_utf8_lossy(&body).trim()
-            ),
-            Ok(Err(error)) => bail!(
-                "Port {port} of pod {namespace}/{pod} does not answer: {}",
-                complaint.text().unwrap_or_else(|| format!("{error:#}"))
-            ),
-            Err(_) => bail!(
-                "Port {port} of pod {namespace}/{pod} did not answer within {} s.",
-                TIMEOUT.as_secs()
-            ),
-        }
     }
 }
