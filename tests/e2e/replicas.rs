@@ -50,9 +50,8 @@ fn a_slow_replica_gets_few_requests() {
         fast.p95_ms,
         load.p95_ms
     );
-    // One that was slow to connect may still be avoided: the EWMA forgets in 10 s.
-    let used = fast.replicas.values().filter(|count| **count > 200).count();
-    assert!(used >= 2, "the load was not spread: {:?}", fast.replicas);
+    let used = fast.replicas.values().filter(|count| **count > 100).count();
+    assert_eq!(used, 3, "the load was not spread: {:?}", fast.replicas);
 }
 
 #[test]
@@ -69,7 +68,7 @@ fn a_failing_replica_is_ejected_and_found_well_again() {
         let json: serde_json::Value = serde_json::from_str(&text).expect("JSON");
         json["requests"].as_u64().unwrap_or_default()
     };
-    let load_running = mesh.start(&client, load("get", "http://web:8080/bytes/100", 200, 60.0));
+    let load_running = mesh.start(&client, load("get", "http://web:8080/bytes/100", 200, 20.0));
     load_running.wait_for("started", Duration::from_secs(10));
     thread::sleep(Duration::from_secs(6));
     let tried = seen(&mesh);
@@ -79,14 +78,14 @@ fn a_failing_replica_is_ejected_and_found_well_again() {
         "not ejected: it got {tried} of 1200"
     );
     faults(&mesh, &path(&failing), &[]);
-    let load: Load = load_running.wait(Duration::from_secs(80)).json();
+    let load: Load = load_running.wait(Duration::from_secs(40)).json();
     figure!("{}", summary(&load));
-    // A replica that failed is avoided until its load has decayed below the others': about half a minute.
-    let back = of(&load, 50..60, &failing.name);
-    figure!("good answers of it in the last 10 s: {back} of 2000");
+    // Probed after pauses of 1, 2 and 4 s: the third finds it well, and it gets its share from then on.
+    let back = of(&load, 16..20, &failing.name);
+    figure!("good answers of it in the last 4 s: {back} of 800");
     assert!(
-        back >= 80,
-        "not found well again: {back} of 2000 in the last 10 s"
+        back >= 160,
+        "not found well again: {back} of 800 in the last 4 s"
     );
     // Retries hide the failures of one replica in three.
     assert_eq!(load.failed, 0, "{:?}", load.errors);

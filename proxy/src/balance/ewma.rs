@@ -9,9 +9,9 @@
 //!
 //! - Failures weigh as latency. An endpoint that fails fast would otherwise look like the best one and draw
 //!   all requests. So a failure never lowers the estimate, and the estimate is multiplied by 1 to 16 with the
-//!   recent share of failures (one single failure: about 2). It is a factor, not a fixed penalty, so that where all endpoints
-//!   fail alike it cancels out and latency still decides; and it is mild for a single failure, since sending
-//!   half a service's load elsewhere because of one bad request would do more harm. A run of failures that
+//!   recent share of failures. It is a factor, not a fixed penalty, so that where all endpoints fail alike it
+//!   cancels out and latency still decides; and a single failure weighs nothing, since sending an endpoint's
+//!   whole load elsewhere because of one bad request would do more harm. A run of failures that
 //!   may yet end in an ejection does not weigh before it is over: the breaker needs those requests to tell a
 //!   dead endpoint from one that fails sometimes, and takes it back sooner than a decay over 10 s would.
 //! - An endpoint that was never measured has no estimate: idle, it costs nothing, so that a new replica gets
@@ -24,6 +24,9 @@ use std::time::{Duration, Instant};
 const FAILURE_WEIGHT: f64 = 15.0;
 /// How much one outcome counts in the share of failures.
 const FAILURE_STEP: f64 = 1.0 / 16.0;
+/// The share of failures that does not weigh: a single one. Between idle replicas the smallest difference
+/// decides, so that any penalty at all would keep away everything until it has decayed.
+const FORGIVEN: f64 = FAILURE_STEP;
 /// Estimates below a microsecond are equal: there, only the requests in flight decide.
 const FLOOR_NS: f64 = 1_000.0;
 
@@ -80,7 +83,7 @@ impl Ewma {
             let keep = self.age(config, now);
             self.cost *= keep;
         }
-        let penalty = 1.0 + FAILURE_WEIGHT * self.weighing;
+        let penalty = 1.0 + FAILURE_WEIGHT * (self.weighing - FORGIVEN).max(0.0);
         self.cost.max(FLOOR_NS) * penalty * (f64::from(pending) + 1.0)
     }
 
@@ -107,13 +110,13 @@ impl Ewma {
         now: Instant,
     ) {
         self.age(config, now);
+        // A failure that is faster than the seed measures nothing: the seed, taken for a measurement, would keep
+        // away the very requests that the breaker needs, and all others for half a minute.
+        self.measured |= settled || nanos(rtt) > self.cost;
         self.cost = self.cost.max(nanos(rtt));
         self.failures += (1.0 - self.failures) * FAILURE_STEP;
         if settled {
             self.weighing = self.failures;
-            // Until then the seed stays a guess: taken for a measurement, it would keep away the very
-            // requests that the breaker needs, and all others for half a minute.
-            self.measured = true;
         }
     }
 
@@ -231,11 +234,7 @@ mod tests {
         assert!(near(ewma.load(&config, 0, now), 20e6), "too early");
         ewma.succeeded(&config, 20 * MS, now);
         let one = ewma.load(&config, 0, now);
-        assert!(
-            (1.8..2.1).contains(&(one / 20e6)),
-            "one failure: {}",
-            one / 20e6
-        );
+        assert!(near(one, 20e6), "one failure: {}", one / 20e6);
         (0..100).for_each(|_| ewma.failed(&config, MS / 10, true, now));
         let many = ewma.load(&config, 0, now);
         assert!(
@@ -248,6 +247,28 @@ mod tests {
             ewma.load(&config, 0, now) < 21e6,
             "forgotten after successes"
         );
+    }
+
+    #[test]
+    fn a_first_failure_does_not_turn_the_seed_into_a_measurement() {
+        let (config, now) = (EwmaConfig::default(), Instant::now());
+        let mut ewma = Ewma::new(&config, now);
+        ewma.failed(&config, MS, false, now);
+        assert_eq!(ewma.load(&config, 0, now), 0.0, "still unknown");
+        ewma.failed(&config, 1000 * MS, false, now);
+        assert!(
+            near(ewma.load(&config, 0, now), 1e9),
+            "it takes a second to fail"
+        );
+    }
+
+    #[test]
+    fn a_recovered_endpoint_is_as_good_as_its_probe() {
+        let now = Instant::now();
+        let (config, mut ewma) = measured(500 * MS, now);
+        (0..50).for_each(|_| ewma.failed(&config, 1000 * MS, true, now));
+        ewma.recovered(&config, 2 * MS, now);
+        assert!(near(ewma.load(&config, 0, now), 2e6));
     }
 
     #[test]

@@ -168,6 +168,36 @@ fn a_failing_replica_is_ejected_probed_and_found_again() {
 }
 
 #[test]
+fn a_replica_whose_first_request_failed_is_no_outcast() {
+    let mut simulation = Simulation::new([(1, 2 * MS); 3], 5);
+    simulation.replicas[2].failing = 1.0;
+    while simulation.replicas[2].failures == 0 {
+        simulation.open_loop(200, 5 * MS);
+    }
+    simulation.replicas[2].failing = 0.0;
+    // One failure doubles its load, which decays.
+    simulation.open_loop(200, 10 * S);
+    simulation.shares();
+    simulation.open_loop(200, 4 * S);
+    let share = simulation.shares()[2];
+    assert!(share > 0.2, "{share}");
+}
+
+#[test]
+fn a_replica_whose_probe_succeeded_gets_its_share_at_once() {
+    let mut simulation = Simulation::new([(1, 2 * MS); 3], 5);
+    simulation.replicas[2].failing = 1.0;
+    simulation.open_loop(200, 6 * S);
+    simulation.replicas[2].failing = 0.0;
+    // The pauses were 1, 2 and 4 s, and jitter: the next probe is at most so far away.
+    simulation.open_loop(200, 6 * S);
+    simulation.shares();
+    simulation.open_loop(200, 4 * S);
+    let share = simulation.shares()[2];
+    assert!(share > 0.2, "{share}");
+}
+
+#[test]
 fn a_replica_that_fails_often_is_avoided_without_ejection() {
     let mut simulation = Simulation::new([(1, 5 * MS); 3], 5);
     simulation.replicas[0].failing = 0.3;
