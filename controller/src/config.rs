@@ -22,8 +22,8 @@ pub struct RunArgs {
     pub source: SourceKind,
 
     /// Folder of objects and tokens (source `directory`)
-    #[arg(long, env = "MESH_DIRECTORY")]
-    pub directory: PathBuf,
+    #[arg(long, env = "MESH_DIRECTORY", required_if_eq("source", "directory"))]
+    pub directory: Option<PathBuf>,
 
     /// Folder in which the certificate authority is kept; it has to survive restarts
     #[arg(long, env = "MESH_STATE_DIR")]
@@ -67,6 +67,8 @@ pub struct RunArgs {
 pub enum SourceKind {
     /// JSON files in a folder.
     Directory,
+    /// The cluster that this process is in, or that KUBECONFIG names.
+    Kubernetes,
 }
 
 /// How logs are written.

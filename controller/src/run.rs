@@ -33,7 +33,7 @@ use crate::{
     listen::Listener,
     observe::{Observatory, ObserveService},
     server::{self, Services},
-    source::{Directory, Event, Source},
+    source::{self, Directory, Event, Kubernetes, Source},
     telemetry::TelemetryService,
 };
 
@@ -75,7 +75,13 @@ pub fn main(command: Command) -> anyhow::Result<()> {
         let mut registry = Registry::with_prefix("mesh_controller");
         match args.source {
             SourceKind::Directory => {
-                let source = Directory::new(args.directory.clone(), &mut registry);
+                let folder = args.directory.clone();
+                let folder = folder.context("--source directory needs --directory")?;
+                let source = Directory::new(folder, &mut registry);
+                run(&args, source, registry, log_level, stop).await
+            }
+            SourceKind::Kubernetes => {
+                let source = Kubernetes::new(source::connect().await?, &mut registry);
                 run(&args, source, registry, log_level, stop).await
             }
         }

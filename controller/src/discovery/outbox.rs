@@ -1,7 +1,8 @@
 //! What one proxy has still to be told: bounded by what it watches, however slow it is.
 //!
 //! Per destination the outbox holds what the proxy was told last and what is true now, both shared snapshots.
-//! Deltas are made when the proxy takes them, so that ten changes that it was too slow for become one.
+//! Deltas are made when the proxy takes them, so that ten changes that it was too slow for become one. There, too,
+//! endpoints that are meant for other zones are left out.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -18,6 +19,8 @@ pub(super) struct Outbox {
     version: u64,
     bundle: Option<TrustBundle>,
     inbound: Option<Arc<Inbound>>,
+    /// Where the proxy is; empty while that is not known.
+    zone: String,
     watched: HashMap<SocketAddr, Watched>,
     /// Destinations of which the proxy does not have the current state, each once.
     stale: VecDeque<SocketAddr>,
@@ -40,6 +43,16 @@ impl Outbox {
     }
 
     pub(super) fn inbound(&mut self, inbound: Arc<Inbound>) {
+        if self.zone != inbound.zone {
+            self.zone.clone_from(&inbound.zone);
+            // What the proxy was told of hinted destinations was for another zone.
+            for (address, watched) in &mut self.watched {
+                let told = watched.told.take_if(|told| !told.hints.is_empty());
+                if told.is_some() && !std::mem::replace(&mut watched.queued, true) {
+                    self.stale.push_back(*address);
+                }
+            }
+        }
         self.inbound = Some(inbound);
     }
 
@@ -82,7 +95,8 @@ impl Outbox {
             .told
             .as_ref()
             .is_some_and(|told| Arc::ptr_eq(told, &change.before));
-        watched.delta = change.delta.clone().filter(|_| follows);
+        let hinted = !(change.before.hints.is_empty() && change.after.hints.is_empty());
+        watched.delta = change.delta.clone().filter(|_| follows && !hinted);
         watched.current = Arc::clone(&change.after);
         if !std::mem::replace(&mut watched.queued, true) {
             self.stale.push_back(address);
@@ -117,9 +131,12 @@ impl Outbox {
             };
             watched.queued = false;
             let told = watched.told.replace(Arc::clone(&watched.current));
+            let current = watched.current.within(&self.zone);
             let delta = watched.delta.take();
             let delta = match told {
-                Some(told) if delta.is_none() => told.delta_to(&watched.current).map(Arc::new),
+                Some(told) if delta.is_none() => {
+                    told.within(&self.zone).delta_to(&current).map(Arc::new)
+                }
                 _ => delta,
             };
             // It went there and back while the proxy was busy.
@@ -132,7 +149,7 @@ impl Outbox {
             watched.sent = (self.version + 1, delta.is_some());
             let update = match delta {
                 Some(delta) => delta.update(address),
-                None => watched.current.update(),
+                None => current.update(),
             };
             return Some(self.numbered(update));
         }

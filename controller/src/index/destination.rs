@@ -15,6 +15,8 @@ pub struct Destination {
     pub protocol: v1::Protocol,
     /// Where to send them.
     pub endpoints: BTreeMap<SocketAddr, v1::Endpoint>,
+    /// The zones whose clients each endpoint is for; empty unless every endpoint has such hints.
+    pub hints: BTreeMap<SocketAddr, Vec<String>>,
 }
 
 /// What an address belongs to.
@@ -49,6 +51,28 @@ pub struct Delta {
 }
 
 impl Destination {
+    /// What clients in `zone` are told, by kube-proxy's rule for hints: they use the endpoints for their zone, but
+    /// all of them if there is none or the zone is not known (empty).
+    pub fn within(self: &Arc<Self>, zone: &str) -> Arc<Self> {
+        let is_for_zone = |at: &SocketAddr| {
+            let zones = self.hints.get(at);
+            zones.is_some_and(|zones| zones.iter().any(|it| it == zone))
+        };
+        if zone.is_empty() || !self.hints.keys().any(is_for_zone) {
+            return Arc::clone(self);
+        }
+        let endpoints = self.endpoints.iter().filter(|(at, _)| is_for_zone(at));
+        Arc::new(Self {
+            address: self.address,
+            kind: self.kind.clone(),
+            protocol: self.protocol,
+            endpoints: endpoints
+                .map(|(at, endpoint)| (*at, endpoint.clone()))
+                .collect(),
+            hints: BTreeMap::new(),
+        })
+    }
+
     /// The whole state, as it travels.
     pub fn update(&self) -> discovery_update::Kind {
         let kind = match &self.kind {

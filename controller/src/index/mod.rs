@@ -8,9 +8,11 @@
 mod destination;
 mod links;
 mod objects;
+mod owner;
 mod protocol;
 mod record;
 mod resolve;
+mod slice;
 
 use std::{
     collections::HashMap,

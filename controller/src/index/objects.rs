@@ -5,11 +5,13 @@ use std::{
     net::IpAddr,
 };
 
-use mesh_api::SpiffeId;
+use mesh_api::{SpiffeId, v1};
 
 use super::{
     links::Links,
-    record::{Name, Namespace, Pod, Service, Slice},
+    owner::{self, Owner},
+    record::{Name, Namespace, Pod, Service},
+    slice::Slice,
 };
 use crate::source::{Event, Kind, Object, ObjectKey};
 
@@ -20,6 +22,9 @@ pub struct Objects {
     pub(super) pods: HashMap<Name, Pod>,
     pub(super) services: HashMap<Name, Service>,
     pub(super) slices: HashMap<Name, Slice>,
+    /// What the pods of an owner are a part of, where they can't tell by themselves.
+    pub(super) owners: HashMap<Owner, v1::Workload>,
+    pub(super) pods_by_owner: Links<Owner>,
     pub(super) pods_by_ip: Links<IpAddr>,
     pub(super) services_by_ip: Links<IpAddr>,
     pub(super) slices_by_service: Links<Name>,
@@ -38,6 +43,14 @@ pub(super) struct Touched {
     pub(super) namespace: Option<String>,
 }
 
+impl Touched {
+    fn extend(&mut self, more: Self) {
+        self.ips.extend(more.ips);
+        self.pods.extend(more.pods);
+        self.namespace = self.namespace.take().or(more.namespace);
+    }
+}
+
 impl Objects {
     pub(super) fn new(trust_domain: &str) -> Self {
         Self {
@@ -46,6 +59,8 @@ impl Objects {
             pods: HashMap::new(),
             services: HashMap::new(),
             slices: HashMap::new(),
+            owners: HashMap::new(),
+            pods_by_owner: Links::new(),
             pods_by_ip: Links::new(),
             services_by_ip: Links::new(),
             slices_by_service: Links::new(),
@@ -64,9 +79,19 @@ impl Objects {
                 let key = Name::new(&namespace, &name);
                 match &*object {
                     Object::Namespace(object) => self.set_namespace(name, Some(object.into())),
-                    Object::Pod(object) => self.set_pod(key, Some(object.into())),
+                    Object::Pod(object) => {
+                        let mut pod = Pod::from(object);
+                        let owner = pod.owner.as_ref();
+                        let top = owner.and_then(|owner| self.owners.get(owner));
+                        pod.set_owners_workload(top.cloned());
+                        self.set_pod(key, Some(pod))
+                    }
                     Object::Service(object) => self.set_service(key, Some(object.into())),
                     Object::EndpointSlice(object) => self.set_slice(key, Slice::of(object)),
+                    Object::ReplicaSet(meta) | Object::Job(meta) => {
+                        let kind = object.kind();
+                        self.set_owner(Owner { kind, name: key }, owner::above(kind, meta))
+                    }
                 }
             }
             Event::Deleted(ObjectKey {
@@ -80,6 +105,7 @@ impl Objects {
                     Kind::Pod => self.set_pod(key, None),
                     Kind::Service => self.set_service(key, None),
                     Kind::EndpointSlice => self.set_slice(key, None),
+                    Kind::ReplicaSet | Kind::Job => self.set_owner(Owner { kind, name: key }, None),
                 }
             }
         }
@@ -162,15 +188,40 @@ impl Objects {
             for ip in &before.ips {
                 self.pods_by_ip.remove(ip, &name);
             }
+            if let Some(owner) = &before.owner {
+                self.pods_by_owner.remove(owner, &name);
+            }
         }
         if let Some(after) = after {
             for ip in &after.ips {
                 self.pods_by_ip.add(ip, &name);
             }
+            if let Some(owner) = &after.owner {
+                self.pods_by_owner.add(owner, &name);
+            }
             self.pods.insert(name.clone(), after);
         }
         self.touch_pod(&name, &mut touched);
         self.touch_services_of_pod(&name, &mut touched);
+        touched
+    }
+
+    fn set_owner(&mut self, owner: Owner, top: Option<v1::Workload>) -> Touched {
+        let mut touched = Touched::default();
+        if self.owners.get(&owner) == top.as_ref() {
+            return touched;
+        }
+        let pods: Vec<Name> = self.pods_by_owner.of(&owner).cloned().collect();
+        for name in pods {
+            if let Some(mut pod) = self.pods.get(&name).cloned() {
+                pod.set_owners_workload(top.clone());
+                touched.extend(self.set_pod(name, Some(pod)));
+            }
+        }
+        match top {
+            Some(top) => self.owners.insert(owner, top),
+            None => self.owners.remove(&owner),
+        };
         touched
     }
 
@@ -207,21 +258,23 @@ impl Objects {
         // Readiness changes often and does not matter to what is in front of a pod's ports: only the pods
         // that joined or left the slice are touched, unless the slice is about another service or ports.
         let same_front = matches!((&before, &after), (Some(a), Some(b)) if a.service == b.service && a.ports == b.ports);
-        let members = |slice: &Option<Slice>| -> BTreeSet<(IpAddr, Option<Name>)> {
-            let endpoints = slice.iter().flat_map(|slice| &slice.endpoints);
+        let members = |slice: Option<&Slice>| -> BTreeSet<(IpAddr, Option<Name>, String)> {
+            let endpoints = slice.into_iter().flat_map(|slice| &slice.endpoints);
             endpoints
-                .map(|endpoint| (endpoint.ip, endpoint.pod.clone()))
+                .map(|endpoint| (endpoint.ip, endpoint.pod.clone(), endpoint.zone.clone()))
                 .collect()
         };
-        let (old, new) = (members(&before), members(&after));
-        for (ip, pod) in old.union(&new) {
-            let both = old.contains(&(*ip, pod.clone())) && new.contains(&(*ip, pod.clone()));
-            if !(same_front && both) {
-                touched.ips.insert(*ip);
-                touched.pods.extend(self.pods_by_ip.of(ip).cloned());
-                if let Some(pod) = pod {
-                    self.touch_pod(pod, &mut touched);
-                }
+        let (old, new) = (members(before.as_ref()), members(after.as_ref()));
+        let moved: Vec<_> = if same_front {
+            old.symmetric_difference(&new).collect()
+        } else {
+            old.union(&new).collect()
+        };
+        for (ip, pod, _) in moved {
+            touched.ips.insert(*ip);
+            touched.pods.extend(self.pods_by_ip.of(ip).cloned());
+            if let Some(pod) = pod {
+                self.touch_pod(pod, &mut touched);
             }
         }
         if let Some(after) = after {

@@ -3,13 +3,13 @@
 
 use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
 
-use k8s_openapi::{
-    api::{core::v1 as core, discovery::v1 as discovery},
-    apimachinery::pkg::apis::meta::v1::ObjectMeta,
-};
+use k8s_openapi::{api::core::v1 as core, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use mesh_api::{names, v1};
 
-use super::protocol::Ports;
+use super::{
+    owner::{self, Owner},
+    protocol::Ports,
+};
 
 /// A namespaced object's name. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -50,7 +50,7 @@ pub(super) struct Namespace {
 }
 
 /// A pod.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Pod {
     /// Addresses of its own: none once it has finished, none if it shares its node's.
     pub ips: Vec<IpAddr>,
@@ -60,6 +60,10 @@ pub struct Pod {
     pub service_account: String,
     /// What it is a part of.
     pub workload: v1::Workload,
+    /// An owner that may itself be a part of something.
+    pub(super) owner: Option<Owner>,
+    /// What it is a part of by its own account, where its owner knows better.
+    workload_by_itself: Option<v1::Workload>,
     /// Its containers have ended for good.
     pub finished: bool,
     pub(super) zone: String,
@@ -92,23 +96,16 @@ pub struct ServicePort {
     pub(super) app_protocol: Option<String>,
 }
 
-/// A part of a Service's endpoints.
-#[derive(Debug, PartialEq)]
-pub(super) struct Slice {
-    pub(super) service: Name,
-    /// Name of the service's port, and the port on the endpoints.
-    pub(super) ports: Vec<(String, u16)>,
-    pub(super) endpoints: Vec<SliceEndpoint>,
-}
-
-#[derive(Debug, PartialEq)]
-pub(super) struct SliceEndpoint {
-    pub(super) ip: IpAddr,
-    /// The pod that it says it is.
-    pub(super) pod: Option<Name>,
-    /// May be sent new connections.
-    pub(super) usable: bool,
-    pub(super) zone: String,
+impl Pod {
+    /// What its owner says that the pod is a part of; `None`: no more than the pod itself.
+    pub(super) fn set_owners_workload(&mut self, top: Option<v1::Workload>) {
+        if let Some(own) = self.workload_by_itself.take() {
+            self.workload = own;
+        }
+        if let Some(top) = top {
+            self.workload_by_itself = Some(std::mem::replace(&mut self.workload, top));
+        }
+    }
 }
 
 impl From<&core::Namespace> for Namespace {
@@ -152,11 +149,14 @@ impl From<&core::Pod> for Pod {
         };
         Self {
             ips,
-            meshed: annotation(meta, names::ANNOTATION_PROXY) == Some("true"),
+            // Who answers at the node's address can't be told apart by it.
+            meshed: annotation(meta, names::ANNOTATION_PROXY) == Some("true") && !on_host,
             service_account: spec
                 .and_then(|spec| spec.service_account_name.clone())
                 .unwrap_or_else(|| "default".into()),
-            workload: workload(meta),
+            workload: owner::of_pod(meta),
+            owner: Owner::of(meta),
+            workload_by_itself: None,
             finished,
             zone: label(meta, "topology.kubernetes.io/zone")
                 .unwrap_or_default()
@@ -208,75 +208,6 @@ impl From<&core::Service> for Service {
     }
 }
 
-impl Slice {
-    /// `None` if it belongs to no Service or has no IP addresses (address type FQDN).
-    pub(super) fn of(slice: &discovery::EndpointSlice) -> Option<Self> {
-        let meta = &slice.metadata;
-        let namespace = meta.namespace.as_deref().unwrap_or("default");
-        let service = label(meta, "kubernetes.io/service-name")?;
-        let ports_of = slice
-            .ports
-            .iter()
-            .flatten()
-            .filter(|port| is_tcp(port.protocol.as_deref()));
-        let endpoints = slice.endpoints.iter().flatten().filter_map(|endpoint| {
-            let conditions = endpoint.conditions.clone().unwrap_or_default();
-            let pod = endpoint
-                .target_ref
-                .as_ref()
-                .filter(|target| target.kind.as_deref() == Some("Pod"));
-            Some(SliceEndpoint {
-                // "Consumers should only use the first" (API reference of EndpointSlice).
-                ip: endpoint.addresses.first()?.parse().ok()?,
-                pod: pod.map(|target| {
-                    let namespace = target.namespace.as_deref().unwrap_or(namespace);
-                    Name::new(namespace, target.name.as_deref().unwrap_or_default())
-                }),
-                // Absent means ready. A terminating endpoint that still serves is left out even if it is the
-                // last one (unlike KEP-1669): its proxy drains, and clients wait for a new endpoint instead.
-                usable: conditions.ready != Some(false) && conditions.terminating != Some(true),
-                zone: endpoint.zone.clone().unwrap_or_default(),
-            })
-        });
-        (slice.address_type != "FQDN").then(|| Self {
-            service: Name::new(namespace, service),
-            ports: ports_of
-                .filter_map(|port| {
-                    let number = u16::try_from(port.port?).ok()?;
-                    Some((port.name.clone().unwrap_or_default(), number))
-                })
-                .collect(),
-            endpoints: endpoints.collect(),
-        })
-    }
-}
-
-/// The controller that owns the pod; a ReplicaSet stands for its Deployment.
-fn workload(meta: &ObjectMeta) -> v1::Workload {
-    let owner = meta
-        .owner_references
-        .iter()
-        .flatten()
-        .find(|owner| owner.controller == Some(true));
-    let owner = owner.or_else(|| meta.owner_references.iter().flatten().next());
-    let (kind, name) = match owner {
-        None => ("pod".into(), meta.name.clone().unwrap_or_default()),
-        Some(owner) => {
-            let hash = label(meta, "pod-template-hash");
-            let deployment = hash.and_then(|hash| owner.name.strip_suffix(hash)?.strip_suffix('-'));
-            match deployment {
-                Some(name) if owner.kind == "ReplicaSet" => ("deployment".into(), name.to_owned()),
-                _ => (owner.kind.to_ascii_lowercase(), owner.name.clone()),
-            }
-        }
-    };
-    v1::Workload {
-        namespace: meta.namespace.clone().unwrap_or_else(|| "default".into()),
-        kind,
-        name,
-    }
-}
-
 fn ports(meta: &ObjectMeta, annotation_name: &str) -> Option<Ports> {
     let text = annotation(meta, annotation_name)?;
     let (ports, bad) = Ports::parse(text);
@@ -292,11 +223,11 @@ fn ports(meta: &ObjectMeta, annotation_name: &str) -> Option<Ports> {
     Some(ports)
 }
 
-fn annotation<'a>(meta: &'a ObjectMeta, name: &str) -> Option<&'a str> {
+pub(super) fn annotation<'a>(meta: &'a ObjectMeta, name: &str) -> Option<&'a str> {
     value(meta.annotations.as_ref(), name)
 }
 
-fn label<'a>(meta: &'a ObjectMeta, name: &str) -> Option<&'a str> {
+pub(super) fn label<'a>(meta: &'a ObjectMeta, name: &str) -> Option<&'a str> {
     value(meta.labels.as_ref(), name)
 }
 
@@ -305,6 +236,6 @@ fn value<'a>(map: Option<&'a BTreeMap<String, String>>, name: &str) -> Option<&'
 }
 
 /// Absent means TCP.
-fn is_tcp(protocol: Option<&str>) -> bool {
+pub(super) fn is_tcp(protocol: Option<&str>) -> bool {
     protocol.is_none_or(|protocol| protocol == "TCP")
 }

@@ -11,11 +11,29 @@ use super::{
     destination::{Destination, Kind},
     objects::Objects,
     protocol::{Ports, hint, opaque_by_default},
-    record::{Name, Pod, Service, ServicePort, Slice, SliceEndpoint},
+    record::{Name, Pod, Service, ServicePort},
+    slice::{Slice, SliceEndpoint, SlicePort, State},
 };
 
 /// An annotation may name ranges; a policy lists at most so many ports that nothing else is known of.
 const MAX_LISTED_PORTS: usize = 2048;
+
+/// An endpoint of a Service's port that may be used.
+struct Target<'a> {
+    at: SocketAddr,
+    port: &'a SlicePort,
+    endpoint: &'a SliceEndpoint,
+    pod: Option<(&'a Name, &'a Pod)>,
+}
+
+/// What is in front of a pod's port.
+struct Front<'a> {
+    name: &'a Name,
+    service: &'a Service,
+    port: &'a ServicePort,
+    /// The port as the slice has it.
+    target: &'a SlicePort,
+}
 
 impl Objects {
     /// The state of a destination now.
@@ -56,7 +74,7 @@ impl Objects {
         ports.extend(
             slices
                 .iter()
-                .flat_map(|slice| slice.ports.iter().map(|(_, port)| *port)),
+                .flat_map(|slice| slice.ports.iter().map(|port| port.port)),
         );
         let known = ports.into_iter().filter_map(|port| {
             let (protocol, service) = self.port_of_pod(name, pod, &slices, port);
@@ -76,7 +94,7 @@ impl Objects {
                 },
                 |pod| pod.workload.clone(),
             )),
-            zone: pod.map(|pod| pod.zone.clone()).unwrap_or_default(),
+            zone: pod.map_or("", |pod| zone_of(name, pod, &slices)).into(),
         }
     }
 
@@ -99,69 +117,98 @@ impl Objects {
         service: &Service,
         port: &ServicePort,
     ) -> Destination {
-        let mut endpoints = BTreeMap::new();
-        let mut opaque_pod = false;
-        let mut opaque_target = opaque_by_default(port.port);
-        for slice in self
-            .slices_by_service
-            .of(name)
-            .filter_map(|slice| self.slices.get(slice))
-        {
-            for target in slice
-                .ports
+        let targets = self.targets(name, port, address.is_ipv4());
+        let opaque_target = opaque_by_default(port.port)
+            || targets
                 .iter()
-                .filter(|(of, _)| *of == port.name)
-                .map(|(_, to)| *to)
-            {
-                let family = |endpoint: &&SliceEndpoint| endpoint.ip.is_ipv4() == address.is_ipv4();
-                for endpoint in slice.endpoints.iter().filter(|e| e.usable).filter(family) {
-                    let pod = self.pod_of(endpoint);
-                    if pod.is_none() && endpoint.pod.is_some() {
-                        // The slice is ahead of its pod. Whether the pod is meshed is not known, so that
-                        // dialling it now might send in clear what has to be secured.
-                        continue;
-                    }
-                    opaque_target |= opaque_by_default(target);
-                    opaque_pod |= pod.is_some_and(|(_, pod)| {
-                        pod.opaque
-                            .as_ref()
-                            .is_some_and(|ports| ports.contains(target))
-                    });
-                    let at = SocketAddr::new(endpoint.ip, target);
-                    endpoints.insert(at, self.endpoint(at, pod, &endpoint.zone));
-                }
-            }
-        }
+                .any(|target| opaque_by_default(target.at.port()));
+        let opaque_pod = targets.iter().any(|target| {
+            let opaque = target.pod.and_then(|(_, pod)| pod.opaque.as_ref());
+            opaque.is_some_and(|ports| ports.contains(target.at.port()))
+        });
         let explicit = service
             .opaque
             .as_ref()
             .or_else(|| self.namespace_opaque(&name.namespace));
+        let mut of_slices = targets.iter().filter_map(|target| target.port.hint());
         let protocol = match explicit {
             _ if opaque_pod => Protocol::Opaque,
             Some(ports) if ports.contains(port.port) => Protocol::Opaque,
-            explicit => match port.app_protocol.as_deref().and_then(hint) {
+            explicit => match port.hint().or_else(|| of_slices.next()) {
                 Some(hinted) => hinted,
                 None if explicit.is_none() && opaque_target => Protocol::Opaque,
                 None => Protocol::Detect,
             },
         };
+        let hints: BTreeMap<_, _> = targets
+            .iter()
+            .map(|target| (target.at, target.endpoint.hints.clone()))
+            .collect();
+        // One endpoint without a hint makes all of them void (KEP-2433): the hints are being worked out.
+        let all_hinted = hints.values().all(|zones| !zones.is_empty());
         Destination {
             address,
             kind: Kind::Service(service_port(name, port)),
             protocol,
-            endpoints,
+            endpoints: targets
+                .into_iter()
+                .map(|target| {
+                    let endpoint = self.endpoint(target.at, target.pod, &target.endpoint.zone);
+                    (target.at, endpoint)
+                })
+                .collect(),
+            hints: if all_hinted { hints } else { BTreeMap::new() },
         }
+    }
+
+    /// The endpoints of a Service's port that may be sent new connections: those that are ready; if there is
+    /// none, those that still serve while they terminate.
+    fn targets(&self, name: &Name, port: &ServicePort, ipv4: bool) -> Vec<Target<'_>> {
+        let slices = self
+            .slices_by_service
+            .of(name)
+            .filter_map(|slice| self.slices.get(slice));
+        let mut targets = Vec::new();
+        for slice in slices {
+            for target in slice.ports.iter().filter(|it| it.name == port.name) {
+                let family = slice.endpoints.iter().filter(|it| it.ip.is_ipv4() == ipv4);
+                for endpoint in family.filter(|it| it.state != State::Unusable) {
+                    let pod = self.pod_of(endpoint);
+                    // The slice is ahead of its pod. Whether the pod is meshed is not known, so that dialling it now
+                    // might send in clear what has to be secured.
+                    let unknown = pod.is_none() && endpoint.pod.is_some();
+                    // The slice is behind its pod, whose address may be somebody else's now.
+                    let finished = pod.is_some_and(|(_, pod)| pod.finished);
+                    if !unknown && !finished {
+                        let at = SocketAddr::new(endpoint.ip, target.port);
+                        targets.push(Target {
+                            at,
+                            port: target,
+                            endpoint,
+                            pod,
+                        });
+                    }
+                }
+            }
+        }
+        let any_ready = targets.iter().any(|it| it.endpoint.state == State::Ready);
+        if any_ready {
+            targets.retain(|it| it.endpoint.state == State::Ready);
+        }
+        targets
     }
 
     fn behind_pod(&self, address: SocketAddr, name: &Name, pod: &Pod) -> Destination {
         let slices = self.slices_of_pod(name, pod);
         let (protocol, _) = self.port_of_pod(name, Some(pod), &slices, address.port());
-        let endpoint = self.endpoint(address, Some((name, pod)), &pod.zone);
+        let zone = zone_of(name, pod, &slices);
+        let endpoint = self.endpoint(address, Some((name, pod)), zone);
         Destination {
             address,
             kind: Kind::Pod(pod.workload.clone()),
             protocol,
             endpoints: BTreeMap::from([(address, endpoint)]),
+            hints: BTreeMap::new(),
         }
     }
 
@@ -197,17 +244,22 @@ impl Objects {
     ) -> (Protocol, Option<v1::ServicePort>) {
         let explicit = self.explicit_opaque(name, pod);
         let front = self.front(slices, port);
-        let service = front.map(|(name, _, port)| service_port(name, port));
+        let service = front
+            .as_ref()
+            .map(|front| service_port(front.name, front.port));
         let protocol = if explicit.is_some_and(|ports| ports.contains(port)) {
             Protocol::Opaque
-        } else if let Some((name, service, front)) = front {
-            let annotated = service
+        } else if let Some(front) = front {
+            let annotated = front
+                .service
                 .opaque
                 .as_ref()
-                .or_else(|| self.namespace_opaque(&name.namespace));
-            let by_default = || opaque_by_default(port) || opaque_by_default(front.port);
-            match front.app_protocol.as_deref().and_then(hint) {
-                _ if annotated.is_some_and(|ports| ports.contains(front.port)) => Protocol::Opaque,
+                .or_else(|| self.namespace_opaque(&front.name.namespace));
+            let by_default = || opaque_by_default(port) || opaque_by_default(front.port.port);
+            match front.port.hint().or_else(|| front.target.hint()) {
+                _ if annotated.is_some_and(|ports| ports.contains(front.port.port)) => {
+                    Protocol::Opaque
+                }
                 Some(hinted) => hinted,
                 None if explicit.is_none() && annotated.is_none() && by_default() => {
                     Protocol::Opaque
@@ -224,18 +276,24 @@ impl Objects {
 
     /// The Service through which clients reach a pod's port; of several, one with a ClusterIP, then the first
     /// by name.
-    fn front(&self, slices: &[&Slice], port: u16) -> Option<(&Name, &Service, &ServicePort)> {
+    fn front<'a>(&'a self, slices: &[&'a Slice], port: u16) -> Option<Front<'a>> {
         let fronts = slices.iter().flat_map(|slice| {
             let (name, service) = self.services.get_key_value(&slice.service)?;
-            let names = slice.ports.iter().filter(move |(_, to)| *to == port);
-            Some(names.filter_map(move |(of, _)| {
-                let port = service.ports.iter().find(|port| port.name == *of)?;
-                Some((name, service, port))
+            let targets = slice.ports.iter().filter(move |target| target.port == port);
+            Some(targets.filter_map(move |target| {
+                let port = service.ports.iter().find(|it| it.name == target.name)?;
+                Some(Front {
+                    name,
+                    service,
+                    port,
+                    target,
+                })
             }))
         });
-        fronts
-            .flatten()
-            .min_by_key(|(name, service, port)| (service.cluster_ips.is_empty(), *name, port.port))
+        fronts.flatten().min_by_key(|front| {
+            let headless = front.service.cluster_ips.is_empty();
+            (headless, front.name, front.port.port)
+        })
     }
 
     /// The slices that list this pod.
@@ -272,6 +330,31 @@ impl Objects {
     }
 }
 
+impl ServicePort {
+    fn hint(&self) -> Option<Protocol> {
+        self.app_protocol.as_deref().and_then(hint)
+    }
+}
+
+impl SlicePort {
+    fn hint(&self) -> Option<Protocol> {
+        self.app_protocol.as_deref().and_then(hint)
+    }
+}
+
+/// The zone that the pod says it is in (Kubernetes labels pods with it since 1.35), else the one that the
+/// EndpointSlices know. A pod that is behind no Service has none before 1.35; then hints do not matter to it.
+fn zone_of<'a>(name: &Name, pod: &'a Pod, slices: &[&'a Slice]) -> &'a str {
+    if !pod.zone.is_empty() {
+        return &pod.zone;
+    }
+    let endpoints = slices.iter().flat_map(|slice| &slice.endpoints);
+    let own = endpoints.filter(|endpoint| endpoint.pod.as_ref() == Some(name));
+    own.map(|endpoint| endpoint.zone.as_str())
+        .find(|zone| !zone.is_empty())
+        .unwrap_or_default()
+}
+
 fn outside(address: SocketAddr) -> Destination {
     Destination {
         address,
@@ -282,6 +365,7 @@ fn outside(address: SocketAddr) -> Destination {
             Protocol::Detect
         },
         endpoints: BTreeMap::new(),
+        hints: BTreeMap::new(),
     }
 }
 

@@ -1,5 +1,6 @@
-//! Single behaviours; `random` has the properties.
+//! Single behaviours; `cluster` has what only a real cluster does, `random` the properties.
 
+mod cluster;
 mod random;
 
 use mesh_api::v1::Protocol;
@@ -13,6 +14,10 @@ fn applied(value: Value) -> Event {
         "Namespace" => Object::Namespace(serde_json::from_value(value).unwrap()),
         "Pod" => Object::Pod(serde_json::from_value(value).unwrap()),
         "Service" => Object::Service(serde_json::from_value(value).unwrap()),
+        "ReplicaSet" => {
+            Object::ReplicaSet(serde_json::from_value(value["metadata"].clone()).unwrap())
+        }
+        "Job" => Object::Job(serde_json::from_value(value["metadata"].clone()).unwrap()),
         _ => Object::EndpointSlice(serde_json::from_value(value).unwrap()),
     };
     Event::Applied(Box::new(object))
@@ -108,7 +113,7 @@ fn a_service_is_its_ready_endpoints() {
 
     for conditions in [
         json!({"ready": false}),
-        json!({"ready": true, "terminating": true}),
+        json!({"ready": false, "serving": true, "terminating": true}),
     ] {
         let changes = index.apply(slice(
             "web-1",

@@ -1,5 +1,6 @@
 //! The whole controller over real sockets.
 
+mod large;
 mod mesh;
 
 use std::{fs, path::Path};

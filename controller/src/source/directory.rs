@@ -16,13 +16,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use notify::{RecursiveMode, Watcher};
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{family::Family, gauge::Gauge},
     registry::Registry,
 };
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 
@@ -263,6 +264,8 @@ fn parse(path: &Path, kind: Kind, text: &[u8]) -> Result<Object, String> {
         Kind::Pod => Object::Pod(typed(text)?),
         Kind::Service => Object::Service(typed(text)?),
         Kind::EndpointSlice => Object::EndpointSlice(typed(text)?),
+        Kind::ReplicaSet => Object::ReplicaSet(typed::<MetadataOnly>(text)?.metadata),
+        Kind::Job => Object::Job(typed::<MetadataOnly>(text)?.metadata),
     };
     let key = object.key();
     let expected = match kind {
@@ -275,6 +278,12 @@ fn parse(path: &Path, kind: Kind, text: &[u8]) -> Result<Object, String> {
         ));
     }
     Ok(object)
+}
+
+/// An object of which only the metadata is read.
+#[derive(Deserialize)]
+struct MetadataOnly {
+    metadata: ObjectMeta,
 }
 
 fn typed<T: DeserializeOwned>(text: &[u8]) -> Result<T, String> {

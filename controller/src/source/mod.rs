@@ -1,10 +1,11 @@
 //! Where the controller learns about pods and services: a stream of applied and deleted typed objects.
 //!
-//! In: whatever holds the objects (a folder of JSON files; later the API server). Out: [`Event`]s in the
+//! In: whatever holds the objects (a folder of JSON files, an API server). Out: [`Event`]s in the
 //! order in which they happened, and the answer to "whose token is this?". What can fail: the source as a
 //! whole ([`SourceError`]); a single unreadable object is the source's own business, it keeps the last good one.
 
 mod directory;
+mod kubernetes;
 
 use std::{future::Future, path::PathBuf};
 
@@ -19,6 +20,7 @@ use k8s_openapi::{
 use tokio::sync::mpsc;
 
 pub use directory::Directory;
+pub use kubernetes::{ConnectError, Kubernetes, connect};
 
 /// A place that holds Kubernetes objects and can say whose a token is.
 pub trait Source: Send + Sync + 'static {
@@ -55,6 +57,10 @@ pub enum Object {
     Pod(Pod),
     Service(Service),
     EndpointSlice(EndpointSlice),
+    /// Only whose it is matters.
+    ReplicaSet(ObjectMeta),
+    /// Only whose it is matters.
+    Job(ObjectMeta),
 }
 
 /// The kind of an [`Object`].
@@ -65,6 +71,8 @@ pub enum Kind {
     Pod,
     Service,
     EndpointSlice,
+    ReplicaSet,
+    Job,
 }
 
 /// Names one object.
@@ -131,6 +139,8 @@ impl Object {
             Self::Pod(_) => Kind::Pod,
             Self::Service(_) => Kind::Service,
             Self::EndpointSlice(_) => Kind::EndpointSlice,
+            Self::ReplicaSet(_) => Kind::ReplicaSet,
+            Self::Job(_) => Kind::Job,
         }
     }
 
@@ -140,14 +150,17 @@ impl Object {
             Self::Pod(object) => object.metadata(),
             Self::Service(object) => object.metadata(),
             Self::EndpointSlice(object) => object.metadata(),
+            Self::ReplicaSet(metadata) | Self::Job(metadata) => metadata,
         }
     }
 }
 
 impl Kind {
     /// All kinds, in an order in which later ones refer to earlier ones.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 6] = [
         Self::Namespace,
+        Self::ReplicaSet,
+        Self::Job,
         Self::Pod,
         Self::Service,
         Self::EndpointSlice,
@@ -160,6 +173,8 @@ impl Kind {
             Self::Pod => "pods",
             Self::Service => "services",
             Self::EndpointSlice => "endpointslices",
+            Self::ReplicaSet => "replicasets",
+            Self::Job => "jobs",
         }
     }
 }

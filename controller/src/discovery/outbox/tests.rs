@@ -12,6 +12,11 @@ fn address() -> SocketAddr {
 
 /// A destination whose endpoints are the set bits.
 fn destination(bits: u8) -> Arc<Destination> {
+    hinted(bits, None)
+}
+
+/// With hints, where `zones` has one for each endpoint: for zone 1 if its bit is set, else for zone 0.
+fn hinted(bits: u8, zones: Option<u8>) -> Arc<Destination> {
     let endpoints = (0..8u16).filter(|bit| bits & (1 << bit) != 0).map(|bit| {
         let at = SocketAddr::from(([10, 0, 0, 1], 1 + bit));
         (
@@ -23,11 +28,17 @@ fn destination(bits: u8) -> Arc<Destination> {
             },
         )
     });
+    let endpoints: BTreeMap<_, _> = endpoints.collect();
+    let zone_of = |at: &SocketAddr| zones.map(|zones| zones >> (at.port() - 1) & 1);
+    let hints = endpoints
+        .keys()
+        .filter_map(|at| Some((*at, vec![zone_of(at)?.to_string()])));
     Arc::new(Destination {
         address: address(),
         kind: Kind::Outside,
         protocol: Protocol::Detect,
-        endpoints: endpoints.collect(),
+        hints: hints.collect(),
+        endpoints,
     })
 }
 
@@ -68,23 +79,28 @@ fn take(update: DiscoveryUpdate, known: &mut BTreeMap<SocketAddr, Endpoint>) {
 }
 
 proptest! {
-    /// However slow the proxy is, once it has caught up it knows the current state; and it is never sent more
-    /// than one update for what piled up.
+    /// However slow the proxy is, once it has caught up it knows the current state as far as it concerns its zone;
+    /// and it is never sent more than one update for what piled up.
     #[test]
-    fn slow_proxies_catch_up(steps in prop::collection::vec((any::<u8>(), any::<bool>()), 1..100)) {
+    fn slow_proxies_catch_up(steps in prop::collection::vec((any::<u8>(), any::<Option<u8>>(), any::<u8>(), any::<bool>()), 1..100)) {
         let mut outbox = Outbox::default();
-        let (mut current, mut known) = (destination(0), BTreeMap::new());
+        let (mut current, mut known, mut zone) = (destination(0), BTreeMap::new(), String::new());
         outbox.subscribe(Arc::clone(&current));
-        for (bits, reads) in steps {
-            let next = destination(bits);
+        for (bits, zones, other_zone, reads) in steps {
+            let next = hinted(bits, zones);
             outbox.change(&change(&current, &next));
             current = next;
+            if let 0..=9 = other_zone {
+                zone = (other_zone % 3).to_string();
+                outbox.inbound(Arc::new(Inbound { zone: zone.clone(), ..Inbound::default() }));
+                prop_assert!(matches!(outbox.next().unwrap().kind, Some(discovery_update::Kind::Inbound(_))));
+            }
             if reads {
                 if let Some(update) = outbox.next() {
                     take(update, &mut known);
                 }
                 prop_assert!(outbox.next().is_none());
-                prop_assert_eq!(&known, &current.endpoints);
+                prop_assert_eq!(&known, &current.within(&zone).endpoints);
             }
         }
     }

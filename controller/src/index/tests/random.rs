@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, net::Ipv4Addr, time::Instant};
 
+use k8s_openapi::api::discovery::v1::{EndpointHints, ForZone};
 use proptest::prelude::*;
 
 use super::*;
@@ -22,7 +23,7 @@ fn random_event(kind: u8, name: u8, bits: [u8; 6]) -> (ObjectKey, Event) {
         namespace: namespace.into(),
         name: name.into(),
     };
-    let (key, event) = match kind % 4 {
+    let (key, event) = match kind % 5 {
         0 => (
             key(ObjectKind::Namespace, "", "shop"),
             namespace("shop", optional(bits[1], "80,8080")),
@@ -32,10 +33,17 @@ fn random_event(kind: u8, name: u8, bits: [u8; 6]) -> (ObjectKey, Event) {
             if bits[2].is_multiple_of(2) {
                 annotations["mesh.internal/proxy"] = "true".into();
             }
-            (
-                key(ObjectKind::Pod, "shop", &name),
-                pod(&name, &[&ip(bits[3])], annotations),
-            )
+            let mut event = pod(&name, &[&ip(bits[3])], annotations);
+            if bits[4].is_multiple_of(2)
+                && let Event::Applied(object) = &mut event
+                && let Object::Pod(pod) = &mut **object
+            {
+                for owner in pod.metadata.owner_references.iter_mut().flatten() {
+                    owner.kind = "ReplicaSet".into();
+                    owner.name = format!("w-{}", bits[4] / 2 % 2);
+                }
+            }
+            (key(ObjectKind::Pod, "shop", &name), event)
         }
         2 => {
             let mut port = json!({"name": "p", "port": 80 + bits[2] % 2});
@@ -52,8 +60,22 @@ fn random_event(kind: u8, name: u8, bits: [u8; 6]) -> (ObjectKey, Event) {
                 service(&[&cluster_ip], port, optional(bits[1], "80")),
             )
         }
+        3 => {
+            let name = format!("w-{}", bits[1] % 2);
+            let owner = json!({"apiVersion": "v1", "kind": "Rollout", "name": format!("r{}", bits[3] % 2), "uid": "1", "controller": true});
+            let owners = if bits[2].is_multiple_of(3) {
+                json!([])
+            } else {
+                json!([owner])
+            };
+            let metadata = json!({"namespace": "shop", "name": name, "ownerReferences": owners});
+            (
+                key(ObjectKind::ReplicaSet, "shop", &name),
+                applied(json!({"kind": "ReplicaSet", "metadata": metadata})),
+            )
+        }
         _ => {
-            let ready = |b: u8| json!({"ready": !b.is_multiple_of(3)});
+            let ready = |b: u8| json!({"ready": b % 3 == 1, "serving": b % 3 > 0, "terminating": b % 3 == 2});
             let (one, two) = (ip(bits[1]), ip(bits[2]));
             let (of_one, of_two) = (format!("n{}", bits[3] % 4), format!("n{}", bits[4] % 4));
             let mut event = slice(
@@ -64,12 +86,21 @@ fn random_event(kind: u8, name: u8, bits: [u8; 6]) -> (ObjectKey, Event) {
                     (&two, &of_two, ready(bits[4])),
                 ],
             );
-            if bits[5].is_multiple_of(5)
-                && let Event::Applied(object) = &mut event
+            if let Event::Applied(object) = &mut event
                 && let Object::EndpointSlice(slice) = &mut **object
             {
                 for endpoint in slice.endpoints.iter_mut().flatten() {
-                    endpoint.target_ref = None;
+                    if bits[5].is_multiple_of(5) {
+                        endpoint.target_ref = None;
+                    }
+                    if bits[5].is_multiple_of(3) {
+                        let zone = format!("z{}", bits[5] % 2);
+                        endpoint.hints = Some(EndpointHints {
+                            for_zones: Some(vec![ForZone { name: zone.clone() }]),
+                            ..EndpointHints::default()
+                        });
+                        endpoint.zone = Some(zone);
+                    }
                 }
             }
             (key(ObjectKind::EndpointSlice, "shop", &name), event)
@@ -121,6 +152,7 @@ proptest! {
                             mirror.endpoints.insert(at, endpoint.clone());
                         }
                         delta.remove.iter().for_each(|at| { mirror.endpoints.remove(at); });
+                        mirror.hints.clone_from(&change.after.hints);
                     }
                 }
             }

@@ -100,10 +100,16 @@ impl Mesh {
     }
 
     pub(super) fn start(&mut self) {
+        let mut registry = Registry::default();
+        let source = Directory::new(self.folder.path().join("objects"), &mut registry);
+        self.start_on(source, registry);
+    }
+
+    pub(super) fn start_on(&mut self, source: impl Source, registry: Registry) {
         let path = |name: &str| self.folder.path().join(name);
         let args = RunArgs {
             source: SourceKind::Directory,
-            directory: path("objects"),
+            directory: Some(path("objects")),
             state_dir: path("state"),
             listen: self.listen,
             admin_listen: SocketAddr::from(([127, 0, 0, 1], 0)),
@@ -116,8 +122,6 @@ impl Mesh {
         };
         let (_, log_level) = reload::Layer::new(EnvFilter::new("off"));
         let stop = CancellationToken::new();
-        let mut registry = Registry::default();
-        let source = Directory::new(args.directory.clone(), &mut registry);
         let stopped = stop.clone();
         let task =
             tokio::spawn(async move { run(&args, source, registry, log_level, stopped).await });
