@@ -70,8 +70,8 @@ main() {
 
 # The name of this machine's platform in a release.
 platform() {
-  os=$(uname -s)
-  machine=$(uname -m)
+  os=$(uname -s) || os="this system"
+  machine=$(uname -m) || machine=unknown
   [ "$os" = Linux ] || fail "There is no mesh for $os yet, only for Linux: run this in a Linux machine or container."
   case $machine in
     x86_64 | amd64) echo linux-amd64 ;;

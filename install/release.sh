@@ -39,4 +39,4 @@ done
 sed "s|^  url=$|  url='$url'|" "$here/install.sh" >"$dir/install.sh"
 grep -qxF "  url='$url'" "$dir/install.sh" || fail "install.sh has no place for the URL"
 chmod 755 "$dir/install.sh"
-echo "Serve $dir at $url; then: curl --proto '=https' -fsSL $url/install.sh | sh"
+echo "Serve $dir at $url; then: curl -fsSL $url/install.sh | sh"

@@ -4,6 +4,7 @@ use std::{
     process::Command,
 };
 
+use mesh_controller::inject::Settings;
 use serde_json::json;
 
 use super::*;
@@ -134,6 +135,29 @@ fn through_types(object: &Value) -> Value {
         "MutatingWebhookConfiguration" => through::<MutatingWebhookConfiguration>(object),
         other => panic!("no type for {other}"),
     }
+}
+
+#[test]
+fn the_injector_takes_its_settings() {
+    let settings = |options: &Options| -> Settings {
+        let (_, objects) = rendered(options);
+        let config = objects.iter().find(|object| object["kind"] == "ConfigMap");
+        serde_json::from_str(config.unwrap()["data"]["inject.json"].as_str().unwrap()).unwrap()
+    };
+    let [(_, default), _, (_, options)] = variants();
+    assert_eq!(settings(&default), Settings::default());
+
+    let settings = settings(&options);
+    assert_eq!(
+        settings.proxy_image,
+        "registry.example.com:5000/platform/mesh/mesh-proxy:1.2.3-rc.1"
+    );
+    assert_eq!(settings.trust_domain, "prod.example.com");
+    assert_eq!(settings.cluster_domain, "k8s.example");
+    assert_eq!(settings.resources.cpu_request, "50m");
+    assert_eq!(settings.resources.cpu_limit.as_deref(), Some("1"));
+    assert_eq!(settings.resources.memory_limit.as_deref(), Some("256Mi"));
+    assert!(!settings.native_sidecar);
 }
 
 #[test]
