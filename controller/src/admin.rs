@@ -1,11 +1,9 @@
 //! `/live`, `/ready`, `/metrics` and `/log-level`, for probes and operators.
 
 use std::{
+    collections::BTreeSet,
     convert::Infallible,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
 use bytes::Bytes;
@@ -25,9 +23,36 @@ pub(crate) type LogLevel = reload::Handle<EnvFilter, tracing_subscriber::Registr
 
 /// What the admin port shows.
 pub(crate) struct Admin {
-    pub(crate) registry: Registry,
-    pub(crate) ready: Arc<AtomicBool>,
+    /// Set as soon as everything has registered.
+    pub(crate) registry: OnceLock<Registry>,
+    pub(crate) readiness: Readiness,
     pub(crate) log_level: LogLevel,
+}
+
+/// What the controller still waits for, in words. It is ready when that is nothing.
+#[derive(Clone)]
+pub(crate) struct Readiness(Arc<Mutex<BTreeSet<&'static str>>>);
+
+impl Readiness {
+    pub(crate) fn waiting_for(reasons: impl IntoIterator<Item = &'static str>) -> Self {
+        Self(Arc::new(Mutex::new(reasons.into_iter().collect())))
+    }
+
+    pub(crate) fn wait(&self, reason: &'static str) {
+        self.lock().insert(reason);
+    }
+
+    pub(crate) fn has(&self, reason: &'static str) {
+        self.lock().remove(reason);
+    }
+
+    fn missing(&self) -> Vec<&'static str> {
+        self.lock().iter().copied().collect()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeSet<&'static str>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Serves until it is dropped.
@@ -61,13 +86,7 @@ impl Admin {
     async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
         match (request.method(), request.uri().path()) {
             (&Method::GET, "/live") => text(StatusCode::OK, "live\n"),
-            (&Method::GET, "/ready") if self.ready.load(Ordering::Acquire) => {
-                text(StatusCode::OK, "ready\n")
-            }
-            (&Method::GET, "/ready") => text(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "the source is still being read\n",
-            ),
+            (&Method::GET, "/ready") => self.ready(),
             (&Method::GET, "/metrics") => self.metrics(),
             (&Method::GET, "/log-level") => {
                 let level = self.log_level.with_current(ToString::to_string);
@@ -81,10 +100,24 @@ impl Admin {
         }
     }
 
+    fn ready(&self) -> Response<Full<Bytes>> {
+        let missing = self.readiness.missing();
+        if missing.is_empty() {
+            return text(StatusCode::OK, "ready\n");
+        }
+        let missing = missing.join(", ");
+        text(
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!("not ready: {missing}\n"),
+        )
+    }
+
     fn metrics(&self) -> Response<Full<Bytes>> {
         let mut body = String::new();
-        // Writing into a string can't fail.
-        let _ = encode(&mut body, &self.registry);
+        if let Some(registry) = self.registry.get() {
+            // Writing into a string can't fail.
+            let _ = encode(&mut body, registry);
+        }
         let mut response = text(StatusCode::OK, body);
         let kind = http::HeaderValue::from_static(
             "application/openmetrics-text; version=1.0.0; charset=utf-8",

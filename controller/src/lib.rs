@@ -19,6 +19,10 @@ pub mod discovery;
 pub mod ca;
 mod identity;
 
+// On Kubernetes: proxies get beside pods, and one replica does what is to be done once.
+mod duties;
+mod webhook;
+
 // What proxies measured comes in, and goes out to the CLI:
 pub mod observe;
 mod telemetry;

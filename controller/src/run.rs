@@ -1,22 +1,25 @@
 //! The controller's life: open the authority, read the source, serve, stop.
 
+mod cluster;
+mod sockets;
+
 use std::{
     path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, OnceLock},
     time::{Duration, Instant, SystemTime},
 };
 
 use anyhow::Context;
+use kube::Client;
 use mesh_api::v1::{
     discovery_server::DiscoveryServer, identity_server::IdentityServer,
     observe_server::ObserveServer, telemetry_server::TelemetryServer,
 };
-use prometheus_client::registry::Registry;
+use prometheus_client::{
+    metrics::gauge::Gauge,
+    registry::{Registry, Unit},
+};
 use tokio::{
-    net::TcpListener,
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
 };
@@ -24,23 +27,41 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing_subscriber::{EnvFilter, layer::SubscriberExt, reload, util::SubscriberInitExt};
 
 use crate::{
-    admin::{self, Admin, LogLevel},
-    ca::{Authority, Bundle},
+    admin::{self, Admin, LogLevel, Readiness},
+    ca::{Authority, Bundle, SecretStore, Store, Terms},
     config::{Command, LogFormat, RunArgs, SourceKind},
     credentials::Credentials,
     discovery::{DiscoveryService, Hub},
+    duties::Census,
     identity::IdentityService,
-    listen::Listener,
     observe::{Observatory, ObserveService},
     server::{self, Services},
     source::{self, Directory, Event, Kubernetes, Source},
     telemetry::TelemetryService,
 };
+use cluster::Cluster;
+pub(crate) use cluster::Parts;
+use sockets::Sockets;
 
 /// How long streams may take to end after SIGTERM.
 const DRAIN: Duration = Duration::from_secs(2);
 /// How often old figures are forgotten.
 const AGING: Duration = Duration::from_secs(10);
+/// Between attempts to read the roots from the API server.
+const OPEN_AGAIN: Duration = Duration::from_secs(2);
+
+// What `/ready` says is being waited for.
+const ROOTS: &str = "the roots of the certificate authority are still being read";
+const OBJECTS: &str = "the source is still being read";
+const STOPPING: &str = "the controller is stopping";
+
+/// What the controller runs on.
+enum Platform {
+    /// One machine: roots are in a folder.
+    Machine { state_dir: PathBuf },
+    /// A cluster, in which this is one of several replicas.
+    Cluster { client: Client, pod: String },
+}
 
 /// Runs the command until it is done. Installs the process's crypto provider and builds its own runtime.
 ///
@@ -48,6 +69,7 @@ const AGING: Duration = Duration::from_secs(10);
 /// What could not be opened or bound.
 pub fn main(command: Command) -> anyhow::Result<()> {
     let Command::Run(args) = command;
+    args.check()?;
     let log_level = start_logging(&args)?;
     // A provider that somebody else has installed is the same one.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
@@ -75,14 +97,18 @@ pub fn main(command: Command) -> anyhow::Result<()> {
         let mut registry = Registry::with_prefix("mesh_controller");
         match args.source {
             SourceKind::Directory => {
-                let folder = args.directory.clone();
-                let folder = folder.context("--source directory needs --directory")?;
-                let source = Directory::new(folder, &mut registry);
-                run(&args, source, registry, log_level, stop).await
+                let directory = args.directory.clone().context("--directory")?;
+                let state_dir = args.state_dir.clone().context("--state-dir")?;
+                let source = Directory::new(directory, &mut registry);
+                let platform = Platform::Machine { state_dir };
+                run(&args, source, platform, registry, log_level, stop).await
             }
             SourceKind::Kubernetes => {
-                let source = Kubernetes::new(source::connect().await?, &mut registry);
-                run(&args, source, registry, log_level, stop).await
+                let pod = args.pod.clone().context("--pod")?;
+                let client = source::connect().await?;
+                let source = Kubernetes::new(client.clone(), &mut registry);
+                let platform = Platform::Cluster { client, pod };
+                run(&args, source, platform, registry, log_level, stop).await
             }
         }
     });
@@ -95,18 +121,26 @@ pub fn main(command: Command) -> anyhow::Result<()> {
 async fn run(
     args: &RunArgs,
     source: impl Source,
+    platform: Platform,
     mut registry: Registry,
     log_level: LogLevel,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let authority = Authority::open(
-        &args.state_dir,
-        &args.trust_domain,
-        args.leaf_lifetime,
-        SystemTime::now(),
-    )?;
-    let authority = Arc::new(authority);
-    let credentials = Credentials::new(Arc::clone(&authority))?;
+    // Bound before anything else: a second controller finds out at once, and probes are answered from the start.
+    let sockets = Sockets::bind(args, matches!(platform, Platform::Cluster { .. })).await?;
+    let readiness = Readiness::waiting_for([ROOTS, OBJECTS]);
+    let admin = Arc::new(Admin {
+        registry: OnceLock::new(),
+        readiness: readiness.clone(),
+        log_level,
+    });
+    tokio::spawn(admin::serve(sockets.probes, Arc::clone(&admin)));
+
+    let Some(authority) = open_authority(args, &platform, &stop).await? else {
+        return Ok(());
+    };
+    readiness.has(ROOTS);
+    let credentials = Credentials::for_proxies(Arc::clone(&authority))?;
     let tls = credentials.config();
     let bundle = authority.bundle().borrow().clone();
     if let Some(file) = &args.bundle_file {
@@ -116,6 +150,7 @@ async fn run(
     let source = Arc::new(source);
     let events = source.watch()?;
     let hub = Arc::new(Hub::new(&args.trust_domain, bundle, &mut registry));
+    let census = Arc::new(Census::new());
     let observatory = Arc::new(Observatory::new(Arc::clone(&hub), &mut registry));
     let identity = IdentityService::new(Arc::clone(&source), Arc::clone(&authority), &mut registry);
     let discovery = DiscoveryService::new(Arc::clone(&hub), &mut registry);
@@ -128,55 +163,79 @@ async fn run(
         discovery: DiscoveryServer::new(discovery),
         telemetry: TelemetryServer::new(telemetry),
     };
-
-    // Bound before anything is served: a second controller finds out at once.
-    let proxies = TcpListener::bind(args.listen)
-        .await
-        .with_context(|| format!("listening on {} for proxies", args.listen))?;
-    let probes = TcpListener::bind(args.admin_listen).await;
-    let probes =
-        probes.with_context(|| format!("listening on {} for probes", args.admin_listen))?;
-    let observers = match &args.observe_listen {
-        None => None,
-        Some(place) => Some(
-            Listener::bind(place)
-                .await
-                .with_context(|| format!("listening on {place} for the CLI"))?,
-        ),
-    };
-    let ready = Arc::new(AtomicBool::new(false));
-    let admin = Arc::new(Admin {
-        registry,
-        ready: Arc::clone(&ready),
-        log_level,
-    });
-    tokio::spawn(admin::serve(probes, admin));
-
     let (synced, mut is_synced) = watch::channel(false);
-    tokio::spawn(follow_source(events, Arc::clone(&hub), synced));
+    let mut others = match (platform, sockets.webhook) {
+        (Platform::Cluster { client, pod }, Some(webhook)) => {
+            let parts = Parts {
+                client,
+                pod,
+                authority: Arc::clone(&authority),
+                census: Arc::clone(&census),
+                hub: Arc::clone(&hub),
+            };
+            let cluster = Cluster::new(args, parts, &mut registry)?;
+            tokio::spawn(cluster.run(webhook, is_synced.clone(), stop.clone()))
+        }
+        // Nobody else has these roots.
+        _ => {
+            let authority = Arc::clone(&authority);
+            let stop = stop.clone();
+            tokio::spawn(async move {
+                tokio::select! {
+                    () = authority.keep() => {}
+                    () = stop.cancelled() => {}
+                }
+            })
+        }
+    };
+    let expiry: Gauge = Gauge::default();
+    registry.register_with_unit(
+        "root_expiry_timestamp",
+        "When the root that issues certificates expires, since the Unix epoch",
+        Unit::Seconds,
+        expiry.clone(),
+    );
+    // Everything has registered.
+    let _ = admin.registry.set(registry);
+
+    tokio::spawn(follow_source(events, Arc::clone(&hub), census, synced));
     tokio::spawn(follow_bundle(
         authority.bundle(),
         Arc::clone(&hub),
         args.bundle_file.clone(),
     ));
     tokio::spawn(credentials.keep());
-    tokio::spawn(age(Arc::clone(&observatory)));
+    tokio::spawn(age(
+        Arc::clone(&observatory),
+        Arc::clone(&authority),
+        expiry,
+    ));
+    tokio::spawn(async move { authority.follow().await });
 
     let connections = TaskTracker::new();
-    if let Some(observers) = observers {
+    if let Some(observers) = sockets.observers {
         let service = ObserveServer::new(ObserveService(observatory));
         tokio::spawn(observers.serve(service, stop.clone(), connections.clone()));
     }
     // A proxy that asks before everything has been read would hear that nothing is there. It can connect and
     // waits in the socket's queue.
-    tokio::select! {
-        result = is_synced.wait_for(|synced| *synced) => { result.context("the source ended before it was read")?; }
-        () = stop.cancelled() => return Ok(()),
+    let read_all = tokio::select! {
+        result = is_synced.wait_for(|synced| *synced) => result.map(|_| true).context("the source ended before it was read")?,
+        () = stop.cancelled() => false,
+    };
+    if read_all {
+        readiness.has(OBJECTS);
+        tracing::info!(listen = %args.listen, trust_domain = args.trust_domain, "ready");
+        let proxies = sockets.proxies;
+        let serve = server::serve_proxies(proxies, tls, services, stop, connections.clone());
+        tokio::select! {
+            () = serve => {}
+            // Without its other half it had better start again.
+            result = &mut others => result.context("a part of the controller has failed")?,
+        }
     }
-    ready.store(true, Ordering::Release);
-    tracing::info!(listen = %args.listen, trust_domain = args.trust_domain, "ready");
-    server::serve_proxies(proxies, tls, services, stop, connections.clone()).await;
 
+    readiness.wait(STOPPING);
     hub.close();
     connections.close();
     if tokio::time::timeout(DRAIN, connections.wait())
@@ -185,15 +244,57 @@ async fn run(
     {
         tracing::info!(connections = connections.len(), "connections were cut");
     }
+    if !others.is_finished() {
+        others
+            .await
+            .context("a part of the controller has failed")?;
+    }
     Ok(())
+}
+
+/// On a cluster the roots are waited for, until `stop`: a controller that can't reach the API server stays
+/// alive and says what it waits for.
+async fn open_authority(
+    args: &RunArgs,
+    platform: &Platform,
+    stop: &CancellationToken,
+) -> anyhow::Result<Option<Arc<Authority>>> {
+    let terms = Terms {
+        trust_domain: args.trust_domain.clone(),
+        leaf_lifetime: args.leaf_lifetime,
+        root_lifetime: args.root_lifetime,
+    };
+    loop {
+        let store = match platform {
+            Platform::Machine { state_dir } => Store::File(state_dir.join("ca.json")),
+            Platform::Cluster { client, .. } => {
+                let provided = args.ca_secret.as_deref();
+                Store::Secret(SecretStore::new(client.clone(), &args.namespace, provided))
+            }
+        };
+        let error = match Authority::open(store, terms.clone(), SystemTime::now()).await {
+            Ok(authority) => return Ok(Some(Arc::new(authority))),
+            Err(error) => error,
+        };
+        if matches!(platform, Platform::Machine { .. }) {
+            return Err(error.into());
+        }
+        tracing::error!(%error, "there are no roots to issue certificates with; it is tried again");
+        tokio::select! {
+            () = tokio::time::sleep(OPEN_AGAIN) => {}
+            () = stop.cancelled() => return Ok(None),
+        }
+    }
 }
 
 async fn follow_source(
     mut events: mpsc::Receiver<Event>,
     hub: Arc<Hub>,
+    census: Arc<Census>,
     synced: watch::Sender<bool>,
 ) {
     while let Some(event) = events.recv().await {
+        census.apply(&event);
         if event == Event::Synced {
             synced.send_replace(true);
         }
@@ -219,11 +320,13 @@ async fn follow_bundle(
     }
 }
 
-async fn age(observatory: Arc<Observatory>) {
+async fn age(observatory: Arc<Observatory>, authority: Arc<Authority>, expiry: Gauge) {
     let mut every = tokio::time::interval(AGING);
     loop {
         every.tick().await;
         observatory.age(Instant::now());
+        let expires = authority.expires().unwrap_or_default();
+        expiry.set(expires.try_into().unwrap_or(i64::MAX));
     }
 }
 

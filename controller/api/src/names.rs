@@ -83,6 +83,10 @@ pub const HEADER_NOT_DELIVERED: &str = "mesh-not-delivered";
 /// Headers with this prefix are stripped where they come from outside of the mesh.
 pub const HEADER_PREFIX: &str = "mesh-";
 
+/// Label on all objects of the control plane: [`PART_OF`].
+pub const LABEL_PART_OF: &str = "app.kubernetes.io/part-of";
+/// The value of [`LABEL_PART_OF`].
+pub const PART_OF: &str = "mesh";
 /// Label on all objects of the control plane: "controller", "webhook".
 pub const LABEL_COMPONENT: &str = "mesh.internal/component";
 /// Annotation that the injector sets on a pod beside which it put a proxy: "true".

@@ -1,56 +1,74 @@
 //! The mesh's own certificate authority.
 //!
 //! In: public keys with the identity that a checked token gives them. Out: leaves, and the trust bundle as it
-//! changes. What can fail: its state on disk ([`CaError`]).
+//! changes. What can fail: the place where its roots are kept ([`CaError`]).
 //!
 //! Leaves are signed by the root itself. An intermediate protects a root whose key is kept offline; here the
 //! controller holds both keys and rotates its roots by itself, so that an intermediate would only add its
 //! certificate to every handshake between proxies.
 
+mod bundle;
 mod csr;
+mod error;
+mod keep;
+mod root;
 pub mod rotation;
+mod secret;
 mod store;
 
 use std::{
-    path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use mesh_api::{SpiffeId, v1};
+use mesh_api::SpiffeId;
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType,
+    CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose,
+    PublicKeyData, SanType,
 };
-use rustls_pki_types::{CertificateDer, pem::PemObject};
-use tokio::sync::watch;
+use rustls_pki_types::CertificateDer;
+use tokio::sync::{Notify, watch};
 
+pub use bundle::Bundle;
 pub use csr::{CsrError, public_key};
-use rotation::{Policy, Root, Stage, Step};
-use store::StoredRoot;
+pub use error::CaError;
+use root::{Material, RootKey, advance, offer, states};
+use rotation::{Policy, Stage};
+pub use secret::SecretStore;
+pub use store::Store;
+use store::{StoredRoot, Written};
 
 /// Certificates are valid from a little before they are made, for peers whose clocks are behind.
 const BACKDATE: Duration = Duration::from_secs(60);
+/// How often a replacement is based anew on what somebody else wrote meanwhile.
+const ATTEMPTS: usize = 5;
 
-/// Issues certificates; keeps its roots in a folder.
+/// Issues certificates; keeps its roots in a [`Store`].
 pub struct Authority {
-    trust_domain: String,
-    leaf_lifetime: Duration,
+    terms: Terms,
     policy: Policy,
-    file: PathBuf,
+    store: Store,
+    /// One writer at a time.
+    turn: tokio::sync::Mutex<()>,
     roots: Mutex<Vec<RootKey>>,
     bundle: watch::Sender<Arc<Bundle>>,
+    /// The store has lost its content.
+    lost: AtomicBool,
+    wake: Notify,
 }
 
-/// What peers are verified against.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Bundle {
-    /// The trust domain that the roots are good for.
+/// What the authority goes by.
+#[derive(Clone, Debug)]
+pub struct Terms {
+    /// Identities are in this trust domain.
     pub trust_domain: String,
-    /// Trust anchors.
-    pub roots: Vec<CertificateDer<'static>>,
-    /// The same, as a file holds them.
-    pub pem: String,
+    /// Life of leaves.
+    pub leaf_lifetime: Duration,
+    /// Life of the roots that are made here.
+    pub root_lifetime: Duration,
 }
 
 /// A new leaf certificate.
@@ -63,135 +81,120 @@ pub struct Leaf {
     pub not_after: u64,
 }
 
-/// The authority can't work.
-#[derive(Debug, thiserror::Error)]
-pub enum CaError {
-    /// Its file can't be read or written.
-    #[error("keeping the certificate authority in {path:?} failed: {source}")]
-    Disk {
-        /// Which file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// Its file is not what it wrote.
-    #[error(
-        "{path:?} does not hold usable roots ({reason}): restore it, or remove it to start with a new root \
-         that every proxy has to be given"
-    )]
-    Corrupt {
-        /// Which file.
-        path: PathBuf,
-        /// Why.
-        reason: String,
-    },
-    /// Making a key or signing failed.
-    #[error("making a certificate failed: {0}")]
-    Sign(#[from] rcgen::Error),
-}
-
-#[derive(Clone)]
-struct RootKey {
-    state: Root,
-    material: Arc<Material>,
-}
-
-struct Material {
-    certificate: CertificateDer<'static>,
-    certificate_pem: String,
-    issuer: Issuer<'static, KeyPair>,
-}
-
 impl Authority {
-    /// Opens the authority in `folder`, and makes its first root if there is none.
+    /// Opens the authority that is kept in `store`, and makes its first root if there is none.
     ///
     /// # Errors
-    /// The folder can't be used, or what is in it is damaged.
-    pub fn open(
-        folder: &Path,
-        trust_domain: &str,
-        leaf_lifetime: Duration,
-        now: SystemTime,
-    ) -> Result<Self, CaError> {
-        let file = folder.join("ca.json");
-        let disk = |source| CaError::Disk {
-            path: file.clone(),
-            source,
+    /// The store can't be used, or what is in it is damaged.
+    pub async fn open(store: Store, terms: Terms, now: SystemTime) -> Result<Self, CaError> {
+        if let Store::File(path) = &store
+            && let Some(folder) = path.parent()
+        {
+            std::fs::create_dir_all(folder).map_err(|source| CaError::Disk {
+                path: folder.into(),
+                source,
+            })?;
+        }
+        let provided = match &store {
+            Store::Secret(secret) => secret.provided().await,
+            Store::File(_) => None,
         };
-        std::fs::create_dir_all(folder).map_err(disk)?;
-        let stored = store::load(&file).map_err(disk)?;
-        let roots = stored
-            .into_iter()
-            .map(RootKey::restore)
-            .collect::<Result<Vec<_>, _>>();
-        let roots = roots.map_err(|reason| CaError::Corrupt {
-            path: file.clone(),
-            reason,
-        })?;
         let authority = Self {
-            trust_domain: trust_domain.into(),
-            leaf_lifetime,
-            policy: Policy::for_leaves(leaf_lifetime),
-            file,
-            bundle: watch::Sender::new(Arc::new(bundle(trust_domain, &roots))),
-            roots: Mutex::new(roots),
+            policy: Policy {
+                root_lifetime: terms.root_lifetime,
+                own_roots: provided.is_none(),
+                ..Policy::for_leaves(terms.leaf_lifetime)
+            },
+            bundle: watch::Sender::new(Arc::new(Bundle::new(&terms.trust_domain, &[]))),
+            terms,
+            store,
+            turn: tokio::sync::Mutex::default(),
+            roots: Mutex::default(),
+            lost: AtomicBool::new(true),
+            wake: Notify::new(),
         };
-        authority.rotate(now)?;
+        match provided {
+            Some(Ok(material)) => authority.offer(material, now).await?,
+            Some(Err(error)) => {
+                authority.rotate(now).await?;
+                if authority.lock().is_empty() {
+                    return Err(error);
+                }
+                tracing::error!(%error, "the roots that were taken from it before are used on");
+            }
+            None => authority.rotate(now).await?,
+        }
         Ok(authority)
     }
 
-    /// Takes the steps of the rotation that are due. To be called every now and then.
+    /// Takes the steps of the rotation that are due, in memory and in the store. To be called every now and
+    /// then, by one of those who share the store. Costs nothing while no step is due.
     ///
     /// # Errors
-    /// The state can't be written; nothing has changed then.
-    pub fn rotate(&self, now: SystemTime) -> Result<(), CaError> {
-        let mut current = self.roots.lock().unwrap_or_else(PoisonError::into_inner);
-        // A copy: what could not be written to disk must not be used either.
-        let mut roots = current.clone();
-        let at = seconds(now);
-        let mut changed = false;
-        loop {
-            let states: Vec<Root> = roots.iter().map(|root| root.state).collect();
-            let Some(step) = rotation::next(&states, at, &self.policy) else {
-                break;
+    /// The store can't be written; nothing has changed then.
+    pub async fn rotate(&self, now: SystemTime) -> Result<(), CaError> {
+        let due = rotation::next(&states(&self.lock()), seconds(now), &self.policy);
+        if due.is_none() && !self.lost.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        self.update(|roots| advance(roots, &self.terms.trust_domain, &self.policy, now))
+            .await
+    }
+
+    /// Takes somebody else's root, which will issue as soon as everybody can know of it.
+    async fn offer(&self, material: Material, now: SystemTime) -> Result<(), CaError> {
+        let material = Arc::new(material);
+        self.update(|roots| {
+            let offered = offer(roots, &material, now);
+            Ok(advance(roots, &self.terms.trust_domain, &self.policy, now)? || offered)
+        })
+        .await
+    }
+
+    /// Changes what is stored, and takes it over.
+    async fn update(
+        &self,
+        change: impl Fn(&mut Vec<RootKey>) -> Result<bool, CaError>,
+    ) -> Result<(), CaError> {
+        let _turn = self.turn.lock().await;
+        for _ in 0..ATTEMPTS {
+            let found = self.store.load().await?;
+            let (mut roots, stored) = match found.roots {
+                Some(stored) => (self.restore(stored)?, true),
+                // If somebody has removed it, it is what was known before: proxies trust that.
+                None => (self.lock().clone(), false),
             };
-            tracing::info!(?step, "root rotation");
-            match step {
-                Step::Prepare(stage) => {
-                    roots.push(RootKey::generate(
-                        &self.trust_domain,
-                        stage,
-                        now,
-                        &self.policy,
-                    )?);
-                }
-                Step::Promote(promoted) => {
-                    for root in roots
-                        .iter_mut()
-                        .filter(|root| root.state.stage == Stage::Issuing)
-                    {
-                        (root.state.stage, root.state.since) = (Stage::Retiring, at);
-                    }
-                    (roots[promoted].state.stage, roots[promoted].state.since) =
-                        (Stage::Issuing, at);
-                }
-                Step::Drop(dropped) => {
-                    roots.remove(dropped);
+            let changed = change(&mut roots)?;
+            if changed || (!stored && !roots.is_empty()) {
+                let text: Vec<StoredRoot> = roots.iter().map(RootKey::store).collect();
+                if self.store.save(&text, found.revision).await? == Written::Conflict {
+                    continue;
                 }
             }
-            changed = true;
+            self.adopt(roots);
+            return Ok(());
         }
-        if changed {
-            let stored: Vec<StoredRoot> = roots.iter().map(RootKey::store).collect();
-            store::save(&self.file, &stored).map_err(|source| CaError::Disk {
-                path: self.file.clone(),
-                source,
-            })?;
-            self.bundle
-                .send_replace(Arc::new(bundle(&self.trust_domain, &roots)));
-            *current = roots;
-        }
-        Ok(())
+        Err(CaError::Contended {
+            place: self.store.to_string(),
+        })
+    }
+
+    fn restore(&self, stored: Vec<StoredRoot>) -> Result<Vec<RootKey>, CaError> {
+        let roots: Result<Vec<_>, _> = stored.into_iter().map(RootKey::restore).collect();
+        roots.map_err(|reason| self.store.corrupt(reason))
+    }
+
+    fn adopt(&self, roots: Vec<RootKey>) {
+        let after = Bundle::new(&self.terms.trust_domain, &roots);
+        *self.lock() = roots;
+        self.lost.store(false, Ordering::Release);
+        self.bundle.send_if_modified(|before| {
+            let differs = **before != after;
+            if differs {
+                *before = Arc::new(after);
+            }
+            differs
+        });
     }
 
     /// Issues a leaf for both sides of mutual TLS. Its only name is the identity.
@@ -204,22 +207,51 @@ impl Authority {
         key: &impl PublicKeyData,
         now: SystemTime,
     ) -> Result<Leaf, CaError> {
-        let roots = self.roots.lock().unwrap_or_else(PoisonError::into_inner);
-        let issuing = roots.iter().find(|root| root.state.stage == Stage::Issuing);
-        // Invariant: `rotate`, which `open` calls, leaves exactly one issuing root.
-        let issuing = issuing.ok_or(rcgen::Error::CouldNotParseKeyPair)?;
-        let backdate = BACKDATE.min(self.leaf_lifetime / 10).as_secs();
-        let not_before = seconds(now).saturating_sub(backdate);
-        let not_after = (seconds(now) + self.leaf_lifetime.as_secs()).min(issuing.state.not_after);
-
-        let mut params = CertificateParams::default();
-        params.distinguished_name = DistinguishedName::new();
-        params.subject_alt_names = vec![SanType::URI(id.as_str().try_into()?)];
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![
+        let usages = vec![
             ExtendedKeyUsagePurpose::ServerAuth,
             ExtendedKeyUsagePurpose::ClientAuth,
         ];
+        let name = SanType::URI(id.as_str().try_into()?);
+        self.sign(vec![name], usages, key, now)
+    }
+
+    /// Issues a leaf for a server that is known by names of DNS. It is nobody's identity in the mesh.
+    ///
+    /// # Errors
+    /// Signing failed.
+    pub fn issue_server(
+        &self,
+        hosts: &[String],
+        key: &impl PublicKeyData,
+        now: SystemTime,
+    ) -> Result<Leaf, CaError> {
+        let names = hosts
+            .iter()
+            .map(|host| Ok(SanType::DnsName(host.as_str().try_into()?)));
+        let names = names.collect::<Result<_, rcgen::Error>>()?;
+        self.sign(names, vec![ExtendedKeyUsagePurpose::ServerAuth], key, now)
+    }
+
+    fn sign(
+        &self,
+        names: Vec<SanType>,
+        usages: Vec<ExtendedKeyUsagePurpose>,
+        key: &impl PublicKeyData,
+        now: SystemTime,
+    ) -> Result<Leaf, CaError> {
+        let roots = self.lock();
+        let issuing = roots.iter().find(|root| root.state.stage == Stage::Issuing);
+        let issuing = issuing.ok_or(CaError::NoIssuer)?;
+        let lifetime = self.terms.leaf_lifetime;
+        let backdate = BACKDATE.min(lifetime / 10).as_secs();
+        let not_before = seconds(now).saturating_sub(backdate);
+        let not_after = (seconds(now) + lifetime.as_secs()).min(issuing.state.not_after);
+
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.subject_alt_names = names;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = usages;
         params.is_ca = IsCa::ExplicitNoCa;
         params.use_authority_key_identifier_extension = true;
         params.not_before = time(not_before).into();
@@ -239,120 +271,19 @@ impl Authority {
 
     /// Identities are in this trust domain.
     pub fn trust_domain(&self) -> &str {
-        &self.trust_domain
-    }
-}
-
-impl Bundle {
-    /// As it travels.
-    pub fn wire(&self) -> v1::TrustBundle {
-        v1::TrustBundle {
-            trust_domain: self.trust_domain.clone(),
-            roots: self.roots.iter().map(|root| root.to_vec()).collect(),
-        }
+        &self.terms.trust_domain
     }
 
-    /// Writes the roots as PEM, atomically.
-    ///
-    /// # Errors
-    /// The file can't be written.
-    pub fn write(&self, path: &Path) -> Result<(), CaError> {
-        let disk = |source| CaError::Disk {
-            path: path.to_owned(),
-            source,
-        };
-        store::replace(path, self.pem.as_bytes(), store::PUBLIC).map_err(disk)
-    }
-}
-
-impl RootKey {
-    fn generate(
-        trust_domain: &str,
-        stage: Stage,
-        now: SystemTime,
-        policy: &Policy,
-    ) -> Result<Self, CaError> {
-        let (since, not_after) = (seconds(now), seconds(now) + policy.root_lifetime.as_secs());
-        let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
-        let mut params = CertificateParams::default();
-        params.distinguished_name = DistinguishedName::new();
-        // Distinct names, so that a verifier needs not try every root.
-        params.distinguished_name.push(
-            DnType::CommonName,
-            format!("mesh root of {trust_domain}, {since}"),
-        );
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        params.not_before = time(since.saturating_sub(BACKDATE.as_secs())).into();
-        params.not_after = time(not_after).into();
-        let certificate = params.self_signed(&key)?;
-        let material = Material {
-            certificate: certificate.der().clone(),
-            certificate_pem: certificate.pem(),
-            issuer: Issuer::new(params, key),
-        };
-        Ok(Self {
-            state: Root {
-                stage,
-                since,
-                not_after,
-            },
-            material: Arc::new(material),
-        })
+    /// When the root that issues now expires, in seconds since the Unix epoch.
+    pub fn expires(&self) -> Option<u64> {
+        let roots = self.lock();
+        let issuing = roots.iter().find(|root| root.state.stage == Stage::Issuing);
+        issuing.map(|root| root.state.not_after)
     }
 
-    fn restore(stored: StoredRoot) -> Result<Self, String> {
-        let text = |error: &dyn std::fmt::Display| error.to_string();
-        let certificate = CertificateDer::from_pem_slice(stored.certificate_pem.as_bytes())
-            .map_err(|e| text(&e))?;
-        let key = KeyPair::from_pem(&stored.key_pem).map_err(|e| text(&e))?;
-        let (_, parsed) =
-            x509_parser::parse_x509_certificate(&certificate).map_err(|e| text(&e))?;
-        if parsed.public_key().raw != key.subject_public_key_info() {
-            return Err("a root's key is not that of its certificate".into());
-        }
-        let not_after = parsed
-            .validity()
-            .not_after
-            .timestamp()
-            .try_into()
-            .unwrap_or_default();
-        let issuer = Issuer::from_ca_cert_der(&certificate, key).map_err(|e| text(&e))?;
-        Ok(Self {
-            state: Root {
-                stage: stored.stage,
-                since: stored.since,
-                not_after,
-            },
-            material: Arc::new(Material {
-                certificate,
-                certificate_pem: stored.certificate_pem,
-                issuer,
-            }),
-        })
-    }
-
-    fn store(&self) -> StoredRoot {
-        StoredRoot {
-            stage: self.state.stage,
-            since: self.state.since,
-            certificate_pem: self.material.certificate_pem.clone(),
-            key_pem: self.material.issuer.key().serialize_pem(),
-        }
-    }
-}
-
-fn bundle(trust_domain: &str, roots: &[RootKey]) -> Bundle {
-    Bundle {
-        trust_domain: trust_domain.into(),
-        roots: roots
-            .iter()
-            .map(|root| root.material.certificate.clone())
-            .collect(),
-        pem: roots
-            .iter()
-            .map(|root| root.material.certificate_pem.as_str())
-            .collect(),
+    fn lock(&self) -> MutexGuard<'_, Vec<RootKey>> {
+        // Roots are replaced whole: a panic can't leave half of them.
+        self.roots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -14,6 +14,8 @@ use serde::{Deserialize, Serialize};
 pub struct Policy {
     /// Life of a root certificate.
     pub root_lifetime: Duration,
+    /// New roots are made here. Otherwise they are somebody else's: [`Step::Prepare`] is never taken.
+    pub own_roots: bool,
     /// How long a new root is only published. A leaf's life: a proxy that has heard nothing for longer has no
     /// valid certificate left either.
     pub publish_for: Duration,
@@ -26,6 +28,7 @@ impl Policy {
     pub fn for_leaves(leaf_lifetime: Duration) -> Self {
         Self {
             root_lifetime: Duration::from_secs(365 * 24 * 3600),
+            own_roots: true,
             publish_for: leaf_lifetime,
             retire_for: leaf_lifetime + Duration::from_secs(60),
         }
@@ -76,7 +79,8 @@ pub fn next(roots: &[Root], now: u64, policy: &Policy) -> Option<Step> {
     }
     let published = find(Stage::Published);
     let Some(issuing) = find(Stage::Issuing) else {
-        return Some(published.map_or(Step::Prepare(Stage::Issuing), Step::Promote));
+        let first = policy.own_roots.then_some(Step::Prepare(Stage::Issuing));
+        return published.map(Step::Promote).or(first);
     };
     if let Some(published) = published {
         return over(&roots[published], policy.publish_for).then_some(Step::Promote(published));
@@ -87,7 +91,7 @@ pub fn next(roots: &[Root], now: u64, policy: &Policy) -> Option<Step> {
     }
     // 70 % of its life, as for leaves.
     let spare = policy.root_lifetime.as_secs() * 3 / 10;
-    (now.saturating_add(spare) >= roots[issuing].not_after)
+    (policy.own_roots && now.saturating_add(spare) >= roots[issuing].not_after)
         .then_some(Step::Prepare(Stage::Published))
 }
 

@@ -1,25 +1,38 @@
-//! The authority's roots on disk: one JSON file that only its owner can read, replaced atomically.
+//! Where the authority's roots are kept: one JSON document in a file, or in a Secret.
 //!
-//! One file, so that a crash can't leave a certificate without its key or half of a rotation.
+//! One document, so that a crash can't leave a certificate without its key or half of a rotation.
 
 use std::{
+    fmt,
     fs::{self, OpenOptions, Permissions},
     io::{self, Write},
     os::unix::fs::{OpenOptionsExt, PermissionsExt},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use serde::{Deserialize, Serialize};
 
-use super::rotation::Stage;
+use super::{
+    CaError,
+    rotation::Stage,
+    secret::{Revision, SecretStore},
+};
 
 /// Readable by the owner only.
-pub(super) const PRIVATE: u32 = 0o600;
+const PRIVATE: u32 = 0o600;
 /// Readable by everyone: trust anchors are no secret.
 pub(super) const PUBLIC: u32 = 0o644;
 
+/// Where roots are kept.
+pub enum Store {
+    /// A file that only its owner can read, replaced atomically. One process writes it.
+    File(PathBuf),
+    /// A Secret that several replicas share.
+    Secret(SecretStore),
+}
+
 /// A root as it is stored.
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct StoredRoot {
     pub(super) stage: Stage,
     /// Seconds since the Unix epoch.
@@ -28,17 +41,80 @@ pub(super) struct StoredRoot {
     pub(super) key_pem: String,
 }
 
-/// An absent file holds no roots.
-pub(super) fn load(path: &Path) -> io::Result<Vec<StoredRoot>> {
-    match fs::read(path) {
-        Ok(text) => Ok(serde_json::from_slice(&text)?),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(error) => Err(error),
+/// What was found, and what a replacement has to be based on.
+pub(super) struct Found {
+    /// `None`: there is nothing yet.
+    pub(super) roots: Option<Vec<StoredRoot>>,
+    pub(super) revision: Revision,
+}
+
+/// How writing ended, where nothing failed.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Written {
+    Done,
+    /// Somebody else was faster: read again.
+    Conflict,
+}
+
+impl Store {
+    pub(super) async fn load(&self) -> Result<Found, CaError> {
+        match self {
+            Self::Secret(secret) => secret.load().await,
+            Self::File(path) => {
+                let disk = |source| CaError::Disk {
+                    path: path.clone(),
+                    source,
+                };
+                let roots = match fs::read(path) {
+                    Ok(text) => Some(parse(&text).map_err(|reason| self.corrupt(reason))?),
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+                    Err(error) => return Err(disk(error)),
+                };
+                Ok(Found {
+                    roots,
+                    revision: Revision::default(),
+                })
+            }
+        }
+    }
+
+    pub(super) async fn save(
+        &self,
+        roots: &[StoredRoot],
+        revision: Revision,
+    ) -> Result<Written, CaError> {
+        let text = serde_json::to_vec_pretty(roots).map_err(|error| self.corrupt(error))?;
+        match self {
+            Self::Secret(secret) => secret.save(text, revision).await,
+            Self::File(path) => replace(path, &text, PRIVATE)
+                .map(|()| Written::Done)
+                .map_err(|source| CaError::Disk {
+                    path: path.clone(),
+                    source,
+                }),
+        }
+    }
+
+    pub(super) fn corrupt(&self, reason: impl ToString) -> CaError {
+        CaError::Corrupt {
+            place: self.to_string(),
+            reason: reason.to_string(),
+        }
     }
 }
 
-pub(super) fn save(path: &Path, roots: &[StoredRoot]) -> io::Result<()> {
-    replace(path, &serde_json::to_vec_pretty(roots)?, PRIVATE)
+impl fmt::Display for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => write!(f, "{}", path.display()),
+            Self::Secret(secret) => write!(f, "{secret}"),
+        }
+    }
+}
+
+/// The JSON document.
+pub(super) fn parse(text: &[u8]) -> Result<Vec<StoredRoot>, serde_json::Error> {
+    serde_json::from_slice(text)
 }
 
 /// Writes a file so that a reader, or a restart after a crash, sees the old or the new content.

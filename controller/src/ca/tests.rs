@@ -1,5 +1,6 @@
-use std::os::unix::fs::PermissionsExt;
+use std::{os::unix::fs::PermissionsExt, path::Path};
 
+use rcgen::{BasicConstraints, KeyPair};
 use rustls::{RootCertStore, server::WebPkiClientVerifier};
 use rustls_pki_types::UnixTime;
 
@@ -11,8 +12,22 @@ fn id() -> SpiffeId {
     SpiffeId::new("cluster.local", "shop", "web").unwrap()
 }
 
-fn open(folder: &Path, now: SystemTime) -> Authority {
-    Authority::open(folder, "cluster.local", LEAF, now).unwrap()
+const ROOT: Duration = Duration::from_secs(365 * 24 * 3600);
+
+pub(super) fn terms() -> Terms {
+    Terms {
+        trust_domain: "cluster.local".into(),
+        leaf_lifetime: LEAF,
+        root_lifetime: ROOT,
+    }
+}
+
+async fn try_open(folder: &Path, now: SystemTime) -> Result<Authority, CaError> {
+    Authority::open(Store::File(folder.join("ca.json")), terms(), now).await
+}
+
+async fn open(folder: &Path, now: SystemTime) -> Authority {
+    try_open(folder, now).await.unwrap()
 }
 
 fn issue(authority: &Authority, now: SystemTime) -> Leaf {
@@ -41,10 +56,10 @@ fn now() -> SystemTime {
     time(1_800_000_000)
 }
 
-#[test]
-fn a_leaf_says_who_it_is_and_how_long() {
+#[tokio::test]
+async fn a_leaf_says_who_it_is_and_how_long() {
     let folder = tempfile::tempdir().unwrap();
-    let authority = open(folder.path(), now());
+    let authority = open(folder.path(), now()).await;
     let leaf = issue(&authority, now());
     let bundle = authority.bundle().borrow().clone();
     assert!(is_trusted(&bundle, &leaf, now()));
@@ -70,11 +85,11 @@ fn a_leaf_says_who_it_is_and_how_long() {
     );
 }
 
-#[test]
-fn a_restart_keeps_the_root() {
+#[tokio::test]
+async fn a_restart_keeps_the_root() {
     let folder = tempfile::tempdir().unwrap();
-    let leaf = issue(&open(folder.path(), now()), now());
-    let again = open(folder.path(), now());
+    let leaf = issue(&open(folder.path(), now()).await, now());
+    let again = open(folder.path(), now()).await;
     assert!(is_trusted(&again.bundle().borrow(), &leaf, now()));
     let mode = std::fs::metadata(folder.path().join("ca.json"))
         .unwrap()
@@ -83,8 +98,8 @@ fn a_restart_keeps_the_root() {
     assert_eq!(mode & 0o777, 0o600);
 }
 
-#[test]
-fn damaged_state_is_reported_and_not_replaced() {
+#[tokio::test]
+async fn damaged_state_is_reported_and_not_replaced() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("ca.json");
     std::fs::write(
@@ -92,24 +107,24 @@ fn damaged_state_is_reported_and_not_replaced() {
         "[{\"stage\":\"issuing\",\"since\":0,\"certificate_pem\":\"\",\"key_pem\":\"\"}]",
     )
     .unwrap();
-    let result = Authority::open(folder.path(), "cluster.local", LEAF, now());
+    let result = try_open(folder.path(), now()).await;
     assert!(matches!(result, Err(CaError::Corrupt { .. })));
     assert!(std::fs::read_to_string(file).unwrap().contains("issuing"));
 }
 
-#[test]
-fn roots_rotate_with_overlap() {
+#[tokio::test]
+async fn roots_rotate_with_overlap() {
     let folder = tempfile::tempdir().unwrap();
-    let authority = open(folder.path(), now());
+    let authority = open(folder.path(), now()).await;
     let bundles = authority.bundle();
     let first = bundles.borrow().clone();
-    let rotate = |at: SystemTime| {
-        authority.rotate(at).unwrap();
+    let rotate = async |at: SystemTime| -> Arc<Bundle> {
+        authority.rotate(at).await.unwrap();
         bundles.borrow().clone()
     };
 
     let due = now() + authority.policy.root_lifetime * 7 / 10;
-    let overlap = rotate(due);
+    let overlap = rotate(due).await;
     assert_eq!(overlap.roots.len(), 2, "the new root is published");
     let old_leaf = issue(&authority, due);
     assert!(
@@ -118,7 +133,7 @@ fn roots_rotate_with_overlap() {
     );
 
     let promoted = due + LEAF;
-    assert_eq!(rotate(promoted).roots.len(), 2);
+    assert_eq!(rotate(promoted).await.roots.len(), 2);
     let new_leaf = issue(&authority, promoted);
     assert!(
         !is_trusted(&first, &new_leaf, promoted),
@@ -130,15 +145,16 @@ fn roots_rotate_with_overlap() {
     );
     let late = promoted - Duration::from_secs(1);
     assert!(
-        is_trusted(&rotate(promoted), &old_leaf, late),
+        is_trusted(&*rotate(promoted).await, &old_leaf, late),
         "the old leaf lives on"
     );
 
-    let last = rotate(promoted + authority.policy.retire_for);
+    let last = rotate(promoted + authority.policy.retire_for).await;
     assert_eq!(last.roots.len(), 1);
     assert_ne!(last.roots, first.roots);
     assert_eq!(
         open(folder.path(), promoted + authority.policy.retire_for)
+            .await
             .bundle()
             .borrow()
             .roots,

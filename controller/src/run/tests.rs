@@ -13,7 +13,7 @@ use mesh_api::v1::{
 use tonic::Code;
 
 use super::*;
-use crate::listen::Listen;
+use crate::listen::{Listen, Listener};
 use mesh::{Mesh, Stream, address, report, soon};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

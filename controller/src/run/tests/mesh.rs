@@ -110,21 +110,31 @@ impl Mesh {
         let args = RunArgs {
             source: SourceKind::Directory,
             directory: Some(path("objects")),
-            state_dir: path("state"),
+            state_dir: Some(path("state")),
+            namespace: "mesh-system".into(),
+            pod: None,
+            webhook_listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            inject_settings: None,
+            ca_secret: None,
             listen: self.listen,
             admin_listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             observe_listen: Some(Listen::Path(path("observe"))),
             trust_domain: "cluster.local".into(),
             leaf_lifetime: Duration::from_secs(60),
+            root_lifetime: Duration::from_secs(3600),
             bundle_file: Some(path("bundle.pem")),
             log_level: "info".into(),
             log_format: LogFormat::Plain,
         };
         let (_, log_level) = reload::Layer::new(EnvFilter::new("off"));
         let stop = CancellationToken::new();
+        let platform = Platform::Machine {
+            state_dir: path("state"),
+        };
         let stopped = stop.clone();
-        let task =
-            tokio::spawn(async move { run(&args, source, registry, log_level, stopped).await });
+        let task = tokio::spawn(async move {
+            run(&args, source, platform, registry, log_level, stopped).await
+        });
         self.running = Some((stop, task));
     }
 
