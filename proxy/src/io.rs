@@ -1,35 +1,22 @@
 //! A byte stream between two parties, in clear or encrypted, as one type.
 
-use std::cell::{Cell, RefCell};
+mod plain;
+
+use std::cell::RefCell;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
+use plain::lift_user_timeout;
+pub use plain::{Plain, Sending};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::metrics::{Cause, ConnectionGuard};
 use crate::tls::{ClientTls, ServerTls};
-
-#[cfg(test)]
-mod tests;
-
-/// A TCP connection whose first bytes may have been read already; they are read again.
-#[derive(Debug)]
-pub struct Plain {
-    tcp: TcpStream,
-    prefix: Bytes,
-    /// There where bytes that the peer does not take are discarded.
-    discarded: Option<Discarded>,
-}
-
-/// What has been discarded of the bytes written to a peer ([`Io::discard_refused_bytes`]).
-#[derive(Clone, Debug, Default)]
-pub struct Discarded(Rc<Cell<Option<io::ErrorKind>>>);
 
 /// A connection as the data path sees it. Counts its bytes where it is told to.
 #[derive(Debug)]
@@ -44,58 +31,6 @@ enum Stream {
     Plain(Plain),
     Client(Box<ClientTls<Plain>>),
     Server(Box<ServerTls<Plain>>),
-}
-
-impl Plain {
-    /// `prefix` was read from `tcp` before.
-    pub fn new(tcp: TcpStream, prefix: Bytes) -> Self {
-        Self {
-            tcp,
-            prefix,
-            discarded: None,
-        }
-    }
-
-    /// The connection itself.
-    pub fn tcp(&self) -> &TcpStream {
-        &self.tcp
-    }
-
-    fn discards(&self) -> bool {
-        self.discarded.as_ref().is_some_and(Discarded::any)
-    }
-
-    /// Takes `offered` bytes for written where the peer is known to take none.
-    fn discard(&self, written: Poll<io::Result<usize>>, offered: usize) -> Poll<io::Result<usize>> {
-        match (&self.discarded, &written) {
-            (Some(discarded), Poll::Ready(Err(error))) if is_refusal(error) => {
-                discarded.0.set(Some(error.kind()));
-                Poll::Ready(Ok(offered))
-            }
-            _ => written,
-        }
-    }
-}
-
-impl Discarded {
-    /// Whether there was something that the peer did not take.
-    pub fn any(&self) -> bool {
-        self.0.get().is_some()
-    }
-}
-
-/// The peer has closed its receiving half too: EPIPE after its FIN, else ECONNRESET.
-fn is_refusal(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
-    )
-}
-
-impl From<TcpStream> for Plain {
-    fn from(tcp: TcpStream) -> Self {
-        Self::new(tcp, Bytes::new())
-    }
 }
 
 impl From<TcpStream> for Io {
@@ -140,7 +75,7 @@ impl Io {
 
     /// The TCP connection below.
     pub fn tcp(&self) -> &TcpStream {
-        &self.plain().tcp
+        self.plain().tcp()
     }
 
     fn plain(&self) -> &Plain {
@@ -160,18 +95,15 @@ impl Io {
     }
 
     /// From now on, what a peer refuses by a reset is discarded instead of being an error of the write: it may
-    /// have answered before it closed, and reading gives that answer, then the reset. For requests; whoever
-    /// writes must look at what is returned before he relies on the connection.
-    pub fn discard_refused_bytes(&mut self) -> Discarded {
-        self.plain_mut()
-            .discarded
-            .insert(Discarded::default())
-            .clone()
+    /// have answered before it closed, and reading gives that answer, then the reset. Whoever sends must look at
+    /// what is returned before he relies on the connection.
+    pub fn send_requests(&mut self) -> Sending {
+        self.plain_mut().sending.insert(Sending::default()).clone()
     }
 
     /// A reset is an error of the write again.
-    pub fn fail_refused_writes(&mut self) {
-        self.plain_mut().discarded = None;
+    pub fn end_requests(&mut self) {
+        self.plain_mut().sending = None;
     }
 
     /// Whether the mesh encrypts it.
@@ -206,9 +138,7 @@ impl Io {
     /// window too, though the peer acknowledges every probe (tcp_probe_timer): a consumer that pauses for
     /// longer would be cut off.
     pub fn allow_pauses(&self) {
-        if let Err(error) = SockRef::from(self.tcp()).set_tcp_user_timeout(None) {
-            tracing::debug!(%error, "can't lift the user time-out of a connection");
-        }
+        lift_user_timeout(&SockRef::from(self.tcp()));
     }
 
     fn count_read(&self, bytes: usize) {
@@ -292,75 +222,6 @@ impl AsyncWrite for Io {
     }
 }
 
-impl AsyncRead for Plain {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if self.prefix.is_empty() {
-            let before = buf.filled().len();
-            ready!(Pin::new(&mut self.tcp).poll_read(cx, buf))?;
-            let ended = buf.filled().len() == before && buf.remaining() > 0;
-            return match &self.discarded {
-                // The kernel told of the reset only once, when it refused a write: this is no orderly end.
-                Some(discarded) if ended && discarded.0.get() == Some(RESET) => {
-                    Poll::Ready(Err(RESET.into()))
-                }
-                _ => Poll::Ready(Ok(())),
-            };
-        }
-        let length = self.prefix.len().min(buf.remaining());
-        buf.put_slice(&self.prefix[..length]);
-        self.prefix.advance(length);
-        if self.prefix.is_empty() {
-            // Lets go of the buffer that it was cut from.
-            self.prefix = Bytes::new();
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Plain {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        if self.discards() {
-            return Poll::Ready(Ok(buf.len()));
-        }
-        let written = Pin::new(&mut self.tcp).poll_write(cx, buf);
-        self.discard(written, buf.len())
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let offered = bufs.iter().map(|buf| buf.len()).sum();
-        if self.discards() {
-            return Poll::Ready(Ok(offered));
-        }
-        let written = Pin::new(&mut self.tcp).poll_write_vectored(cx, bufs);
-        self.discard(written, offered)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_shutdown(cx)
-    }
-}
-
-const RESET: io::ErrorKind = io::ErrorKind::ConnectionReset;
 /// Bytes that one read takes, at most: four full TLS records.
 pub const READ_SIZE: usize = 64 * 1024;
 
@@ -403,3 +264,6 @@ pub fn tune_remote(socket: SockRef<'_>) -> io::Result<()> {
 pub fn tune_local(socket: SockRef<'_>) -> io::Result<()> {
     socket.set_tcp_nodelay(true)
 }
+
+#[cfg(test)]
+mod tests;

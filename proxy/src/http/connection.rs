@@ -25,7 +25,7 @@ use super::{
     head::{MAX_FIELDS, MAX_HEAD},
     upload::RequestBody,
 };
-use crate::io::{Discarded, Io};
+use crate::io::{Io, Sending};
 
 /// Windows of HTTP/2 streams and connections (the design's minimum). Fixed: hyper's adaptive windows begin at
 /// 64 KiB for both, where one stream whose client does not read stops all others of its connection.
@@ -58,14 +58,14 @@ pub(super) struct Http1 {
     tunnel: oneshot::Receiver<Tunnelled>,
     /// The request in flight asks for another protocol: keep the stream when the connection ends.
     wants_tunnel: Rc<Cell<bool>>,
-    discarded: Discarded,
+    sending: Sending,
 }
 
 impl Http1 {
     /// A server may answer and close without having read the request's body. The reset that this causes must
     /// not hide the answer: RFC 9112, section 9.6.
     pub(super) async fn open(mut io: Io) -> hyper::Result<Self> {
-        let discarded = io.discard_refused_bytes();
+        let sending = io.send_requests();
         let (sender, connection) = http1::Builder::new()
             .max_buf_size(BUFFER)
             .max_header_size(MAX_HEAD)
@@ -80,13 +80,13 @@ impl Http1 {
             sender,
             tunnel,
             wants_tunnel,
-            discarded,
+            sending,
         })
     }
 
     /// Whether it can carry no further request.
     pub(super) fn is_closed(&self) -> bool {
-        self.sender.is_closed() || self.discarded.any()
+        self.sender.is_closed() || self.sending.has_discarded()
     }
 
     pub(super) fn is_ready(&self) -> bool {
@@ -98,12 +98,15 @@ impl Http1 {
         self.sender.ready().await
     }
 
+    /// `long`: the body is more than a window's worth; who reads it may pause.
     pub(super) async fn send(
         &mut self,
         request: Request<RequestBody>,
         tunnel: bool,
+        long: bool,
     ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
         self.wants_tunnel.set(tunnel);
+        self.sending.allow_pauses(long);
         self.sender.try_send_request(request).await
     }
 
@@ -128,7 +131,7 @@ async fn drive_http1(
     let parts = connection.into_parts();
     let mut io = parts.io.into_inner();
     if wants_tunnel.get() {
-        io.fail_refused_writes();
+        io.end_requests();
         // Nobody waits when the response was an ordinary one; then this closes it.
         let _ = tunnel.send((io, parts.read_buf));
     } else {

@@ -117,6 +117,7 @@ impl Forward {
             .upload
             .as_ref()
             .map_or_else(RequestBody::empty, Upload::body);
+        let long = self.upload.as_ref().is_some_and(|body| !body.is_small());
         let extended = head.extensions.get::<Protocol>().is_some();
         let mut request = Request::from_parts(head, body);
         if let Some(gate) = self.upload.as_ref().and_then(|upload| upload.gate()) {
@@ -128,7 +129,11 @@ impl Forward {
             });
         }
         let sent = match &mut lease.channel {
-            Channel::Http1(connection) => connection.send(request, self.needs.tunnel).await,
+            Channel::Http1(connection) => {
+                connection
+                    .send(request, self.needs.tunnel, long)
+                    .await
+            },
             Channel::Http2(stream) => {
                 if extended && !stream.takes_extended_connect().await {
                     return Err(TryError::NoExtendedConnect);

@@ -42,6 +42,10 @@ pub async fn serve(worker: Rc<Worker>, io: Io, version: HttpVersion, caller: Cal
         client_id,
         app,
     });
+    if version == HttpVersion::Http1 {
+        // HTTP/2 has windows of its own, and pings.
+        io.allow_pauses();
+    }
     server::serve(io, version, &worker.drain, inbound).await;
 }
 

@@ -29,12 +29,12 @@ async fn answered_and_closed(orderly: bool) -> Io {
 async fn an_answer_before_a_reset_is_read_after_a_write_was_refused() {
     for (orderly, end) in [(false, Err(ErrorKind::ConnectionReset)), (true, Ok(0))] {
         let mut io = answered_and_closed(orderly).await;
-        let discarded = io.discard_refused_bytes();
-        assert!(!discarded.any());
+        let sending = io.send_requests();
+        assert!(!sending.has_discarded());
         for _ in 0..3 {
             io.write_all(b"more").await.unwrap();
         }
-        assert!(discarded.any());
+        assert!(sending.has_discarded());
         let mut answer = [0; 6];
         io.read_exact(&mut answer).await.unwrap();
         assert_eq!(&answer, b"answer");
@@ -54,7 +54,37 @@ async fn a_refused_write_is_an_error_elsewhere() {
     let error = io.write_all(b"more").await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
     let mut io = answered_and_closed(false).await;
-    let _ = io.discard_refused_bytes();
-    io.fail_refused_writes();
+    let _ = io.send_requests();
+    io.end_requests();
     assert!(io.write_all(b"more").await.is_err());
+}
+
+/// A request without a long body fails soon when the node has vanished; one with a long body may wait for its
+/// reader.
+#[tokio::test]
+async fn the_user_timeout_is_lifted_for_long_requests_only() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let tcp = TcpStream::connect(listener.local_addr().unwrap());
+    let mut io = Io::from(tcp.await.unwrap());
+    tune_remote(SockRef::from(io.tcp())).unwrap();
+    let sending = io.send_requests();
+    for (long, timeout) in [
+        (false, Some(USER_TIMEOUT)),
+        (true, None),
+        (true, None),
+        (false, Some(USER_TIMEOUT)),
+    ] {
+        sending.allow_pauses(long);
+        io.write_all(b"GET").await.unwrap();
+        let socket = SockRef::from(io.tcp());
+        assert_eq!(socket.tcp_user_timeout().unwrap(), timeout);
+    }
+    // The app beside this proxy can't vanish: no time-out comes in by the back door.
+    io.allow_pauses();
+    for long in [true, false] {
+        sending.allow_pauses(long);
+        io.write_all(b"GET").await.unwrap();
+        let socket = SockRef::from(io.tcp());
+        assert_eq!(socket.tcp_user_timeout().unwrap(), None);
+    }
 }
