@@ -271,7 +271,7 @@ fn not_opened(worker: &Worker, tcp: TcpStream, target: &Target, error: &OpenErro
 }
 
 /// What is counted where no endpoint is to blame.
-fn refused(worker: &Worker, target: Option<&Target>) -> Rc<PeerMetrics> {
+pub(crate) fn refused(worker: &Worker, target: Option<&Target>) -> Rc<PeerMetrics> {
     worker.metrics.peer(PeerLabels {
         direction: Direction::Outbound,
         service: target.and_then(Target::service),

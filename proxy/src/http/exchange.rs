@@ -2,6 +2,7 @@
 //! balancer, the connection pool, the tap and the access log learn when it ends.
 
 use std::{
+    cell::RefCell,
     net::SocketAddr,
     rc::Rc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -41,6 +42,14 @@ pub(super) struct Arrived {
     started: Instant,
     /// Only while somebody watches single requests.
     watched: Option<Box<Watched>>,
+    /// Where it counts if nobody waits for its end; none once it has been counted.
+    waiting: RefCell<Option<Waiting>>,
+}
+
+/// For whom a request waits.
+struct Waiting {
+    metrics: Rc<PeerMetrics>,
+    retries: u32,
 }
 
 /// What is kept for the tap and the access log.
@@ -106,7 +115,16 @@ impl Arrived {
                     client,
                 })
             }),
+            waiting: RefCell::default(),
         }
+    }
+
+    /// The request waits for this peer from now on, having been sent `retries` times before.
+    pub(super) fn waits_for(&self, metrics: &Rc<PeerMetrics>, retries: u32) {
+        self.waiting.replace(Some(Waiting {
+            metrics: metrics.clone(),
+            retries,
+        }));
     }
 
     pub(super) fn method(&self) -> &Method {
@@ -142,6 +160,7 @@ impl Arrived {
     }
 
     fn record(&self, metrics: &PeerMetrics, ended: &Ended<'_>) {
+        self.waiting.take();
         let latency = self.started.elapsed();
         metrics.record(&RequestRecord {
             method: &self.method,
@@ -202,6 +221,29 @@ impl Arrived {
         access_log::record(&event);
         if self.worker.metrics.tap().active() {
             self.worker.metrics.tap().offer(event);
+        }
+    }
+}
+
+/// The server side drops a request whose client went away before a response's head. It counts, without a status
+/// and not as a failure: nobody knows what the answer would have been. (Envoy's response code 0 with flag DC, which
+/// is no 5xx; with gRPC it is CANCELLED, no failure in Linkerd's classification either.)
+impl Drop for Arrived {
+    fn drop(&mut self) {
+        if let Some(Waiting { metrics, retries }) = self.waiting.take() {
+            self.record(
+                &metrics,
+                &Ended {
+                    status: None,
+                    grpc_status: self.grpc.then_some(GRPC_CANCELLED),
+                    success: true,
+                    retries,
+                    server: None,
+                    sent: 0,
+                    received: 0,
+                    error: "the client went away before a response",
+                },
+            );
         }
     }
 }

@@ -87,6 +87,7 @@ impl Upstream for Inbound {
         let mut forward = Forward::new(head, needs, incoming, body);
 
         let began = Instant::now();
+        arrived.waits_for(&self.caller.metrics, 0);
         match self.attempt(&mut forward).await {
             Ok((response, lease)) => {
                 if let Some(upload) = &forward.upload {

@@ -8,7 +8,7 @@ use std::{
 
 use http::{Request, Response, StatusCode, Version};
 use hyper::{body::Incoming, upgrade::OnUpgrade};
-use mesh_api::v1::{Direction, Security};
+use mesh_api::v1::Security;
 
 use super::{
     answer::{Refusal, causes, reject},
@@ -26,7 +26,8 @@ use crate::{
     connect::{self, ConnectError},
     detect::HttpVersion,
     io::Io,
-    metrics::{Cause, PeerLabels, PeerMetrics, RetrySkipped},
+    metrics::{Cause, PeerMetrics, RetrySkipped},
+    outbound::refused,
     route,
     target::{Picked, Target, Unavailable},
     tls::Alpn,
@@ -89,7 +90,7 @@ impl Upstream for Outbound {
 
         let mut history = History::default();
         loop {
-            let picked = match self.pick(target, &history).await {
+            let picked = match self.pick(target, &arrived, &history).await {
                 Ok(picked) => picked,
                 Err(unavailable) => return Ok(self.unavailable(&arrived, &history, &unavailable)),
             };
@@ -151,10 +152,16 @@ impl Upstream for Outbound {
 
 impl Outbound {
     /// Chooses an endpoint that has not failed this request, if there is one; waits for one to appear.
-    async fn pick(&self, target: &Rc<Target>, history: &History) -> Result<Picked, Unavailable> {
+    async fn pick(
+        &self,
+        target: &Rc<Target>,
+        arrived: &Arrived,
+        history: &History,
+    ) -> Result<Picked, Unavailable> {
         let mut picked = match target.pick(history.failed.last().copied()) {
             Ok(picked) => picked,
             Err(_) => {
+                arrived.waits_for(&self.nobody(), history.retries);
                 target.ready(READY_TIMEOUT).await?;
                 target.pick(history.failed.last().copied())?
             }
@@ -165,6 +172,7 @@ impl Outbound {
             }
             picked = target.pick(history.failed.last().copied())?;
         }
+        arrived.waits_for(&picked.peer.metrics, history.retries);
         Ok(picked)
     }
 
@@ -322,22 +330,19 @@ impl Outbound {
         Ok(refuse(arrived, &metrics, &refusal, history.retries))
     }
 
-    /// There is no endpoint to blame; the service is.
+    /// What is counted where no endpoint is to blame; the service is.
+    fn nobody(&self) -> Rc<PeerMetrics> {
+        refused(&self.worker, Some(&self.target))
+    }
+
+    /// Answers a request for which there is no endpoint.
     fn unavailable(
         &self,
         arrived: &Arrived,
         history: &History,
         unavailable: &Unavailable,
     ) -> Response<ResponseBody> {
-        let metrics = self.worker.metrics.peer(PeerLabels {
-            direction: Direction::Outbound,
-            service: self.target.service(),
-            workload: None,
-            pod: "".into(),
-            identity: None,
-            security: Security::Unspecified,
-            authority: "".into(),
-        });
+        let metrics = self.nobody();
         metrics.error(Cause::NoEndpoint);
         let refusal = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, unavailable.to_string());
         refuse(arrived, &metrics, &refusal, history.retries)

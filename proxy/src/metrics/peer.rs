@@ -65,7 +65,7 @@ pub struct RequestRecord<'a> {
     pub method: &'a Method,
     /// Path, with or without query. Identifiers in it are replaced before it is counted.
     pub path: &'a str,
-    /// `None` when no response head arrived.
+    /// `None` when no response head arrived: the endpoint failed, or (no failure of its) the client went away.
     pub status: Option<StatusCode>,
     /// `None` when the response was not gRPC.
     pub grpc_status: Option<u16>,

@@ -1,4 +1,5 @@
 mod framing;
+mod gone;
 mod http1;
 mod http2;
 mod meshed;
