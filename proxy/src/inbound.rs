@@ -84,6 +84,7 @@ pub async fn connection(
         v1::Protocol::Opaque => detect::tls_or_opaque,
         _ => detect::detect,
     };
+    let unmeshed = |security| unmeshed(&worker, client, destination, service.clone(), security);
     let open = async || connect::dial_app(&worker, destination).await;
     let first = quiet::first(&tcp, &app.learnt, MOMENT, detect, open).await;
     let (protocol, heard, upstream, banner) = match first {
@@ -98,13 +99,7 @@ pub async fn connection(
             client_bytes,
         }) => (Protocol::Opaque, client_bytes, Some(upstream), bytes),
         Err(error) => {
-            let caller = unmeshed(
-                &worker,
-                client,
-                destination,
-                service,
-                Security::PeerNotMeshed,
-            );
+            let caller = unmeshed(Security::PeerNotMeshed);
             return undecided(tcp, &caller, &app, &error);
         }
     };
@@ -114,13 +109,7 @@ pub async fn connection(
             Box::pin(meshed(worker, Plain::new(tcp, heard), client, app, service)).await;
         }
         Protocol::Http(version) => {
-            let caller = unmeshed(
-                &worker,
-                client,
-                destination,
-                service,
-                Security::PeerNotMeshed,
-            );
+            let caller = unmeshed(Security::PeerNotMeshed);
             let io = Io::from(Plain::new(tcp, heard)).counted(caller.metrics.connection());
             Box::pin(http::inbound::serve(worker, io, version, caller, app)).await;
         }
@@ -130,7 +119,7 @@ pub async fn connection(
                 Protocol::Tls(_) => Security::AppTls,
                 _ => Security::PeerNotMeshed,
             };
-            let caller = unmeshed(&worker, client, destination, service, security);
+            let caller = unmeshed(security);
             let io = Io::from(tcp).counted(caller.metrics.connection());
             Box::pin(opaque(worker, io, heard, upstream, banner, caller, app)).await;
         }

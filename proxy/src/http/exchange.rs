@@ -8,7 +8,8 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use http::{HeaderMap, Method, StatusCode, Uri, Version, header::HOST, request};
+use http::{HeaderMap, Method, Response, StatusCode, Uri, Version, header::HOST, request};
+use hyper::body::Incoming;
 use mesh_api::v1::{self, Direction, TapEvent};
 
 use super::{
@@ -249,6 +250,30 @@ impl Drop for Arrived {
 }
 
 impl Exchange {
+    /// A response that begins to be passed on; of what `server` sent it over, nothing is known.
+    pub(super) fn new(
+        arrived: Arrived,
+        metrics: Rc<PeerMetrics>,
+        server: SocketAddr,
+        response: &Response<Incoming>,
+    ) -> Self {
+        Self {
+            metrics,
+            picked: None,
+            server,
+            lease: None,
+            keep: keep(response),
+            upload: None,
+            status: response.status(),
+            grpc_status: headers::grpc_status(response.headers()).filter(|_| arrived.grpc),
+            rtt: Duration::ZERO,
+            retries: 0,
+            received: 0,
+            error: error_words(response.headers()),
+            arrived,
+        }
+    }
+
     /// So many bytes of the response passed.
     pub(super) fn data(&mut self, bytes: usize) {
         self.received += bytes as u64;
@@ -375,8 +400,17 @@ fn version_name(version: Version) -> &'static str {
     }
 }
 
+/// How long the connection that a response came on may be idle, if its server says so; the pool knows better
+/// than for ever.
+fn keep(response: &Response<Incoming>) -> Duration {
+    // One second less: the server's clock runs from the end of its writing.
+    headers::keep_alive_timeout(response.headers()).map_or(Duration::MAX, |seconds| {
+        Duration::from_secs(seconds.saturating_sub(1))
+    })
+}
+
 /// Words that an answer carried, kept for the records.
-pub(super) fn error_words(headers: &HeaderMap) -> Option<Box<str>> {
+fn error_words(headers: &HeaderMap) -> Option<Box<str>> {
     headers
         .get(headers::ERROR)
         .and_then(|words| words.to_str().ok())

@@ -3,7 +3,7 @@
 //! In: a request that was received, and a [`Lease`]. Out: the response's head, or how the try failed: above
 //! all whether the endpoint can have seen the request.
 
-use std::rc::Rc;
+use std::{rc::Rc, time::Duration};
 
 use http::{Request, Response, Version, request};
 use hyper::{
@@ -14,7 +14,7 @@ use hyper::{
 
 use super::{
     headers::{self, Needs},
-    pool::{Channel, Lease, Wants},
+    pool::{Channel, Lease, PoolError, Wants},
     retry::Failure,
     upload::{RequestBody, Upload, h2_error},
 };
@@ -25,6 +25,20 @@ pub(super) struct Forward {
     head: Option<request::Parts>,
     pub(super) needs: Needs,
     pub(super) upload: Option<Rc<Upload>>,
+}
+
+/// An endpoint's response, of which the head has arrived.
+pub(super) struct Answer {
+    pub(super) response: Response<Incoming>,
+    pub(super) lease: Lease,
+    /// From the sending to the response's head.
+    pub(super) rtt: Duration,
+}
+
+/// How a try at one endpoint failed.
+pub(super) enum Failed {
+    Dial(PoolError),
+    Try(TryError),
 }
 
 /// How a try failed before a response head arrived.
@@ -129,11 +143,7 @@ impl Forward {
             });
         }
         let sent = match &mut lease.channel {
-            Channel::Http1(connection) => {
-                connection
-                    .send(request, self.needs.tunnel, long)
-                    .await
-            },
+            Channel::Http1(connection) => connection.send(request, self.needs.tunnel, long).await,
             Channel::Http2(stream) => {
                 if extended && !stream.takes_extended_connect().await {
                     return Err(TryError::NoExtendedConnect);

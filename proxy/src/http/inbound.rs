@@ -1,9 +1,6 @@
 //! Requests to this pod's app, from proxies of the mesh and from callers without one.
 
-use std::{
-    rc::Rc,
-    time::{Duration, Instant},
-};
+use std::{rc::Rc, time::Instant};
 
 use http::{HeaderValue, Request, Response, StatusCode, Uri, Version, header::HOST, request};
 use hyper::{body::Incoming, upgrade::OnUpgrade};
@@ -11,13 +8,13 @@ use hyper::{body::Incoming, upgrade::OnUpgrade};
 use super::{
     answer::{Refusal, reject},
     body::ResponseBody,
-    exchange::{Arrived, Exchange, error_words},
-    forward::{Forward, TryError},
+    exchange::{Arrived, Exchange},
+    forward::{Answer, Failed, Forward, TryError},
     headers::{self, Needs},
     outbound::{explain, status_of},
-    pool::{Lease, PoolError},
     respond::{self, WayBack},
     server::{self, Client, Reset, Upstream},
+    upload::Upload,
 };
 use crate::{
     connect,
@@ -57,12 +54,6 @@ struct Inbound {
     app: Rc<App>,
 }
 
-/// How a request failed to get a response from the app.
-enum Failed {
-    Dial(PoolError),
-    Try(TryError),
-}
-
 impl Upstream for Inbound {
     async fn forward(
         &self,
@@ -86,10 +77,9 @@ impl Upstream for Inbound {
         );
         let mut forward = Forward::new(head, needs, incoming, body);
 
-        let began = Instant::now();
         arrived.waits_for(&self.caller.metrics, 0);
         match self.attempt(&mut forward).await {
-            Ok((response, lease)) => {
+            Ok(answer) => {
                 if let Some(upload) = &forward.upload {
                     upload.keep_no_more();
                 }
@@ -102,11 +92,7 @@ impl Upstream for Inbound {
                     },
                     upgrade,
                 };
-                let sent = Sent {
-                    lease,
-                    rtt: began.elapsed(),
-                };
-                Ok(self.respond(way_back, arrived, response, sent, forward))
+                Ok(self.respond(way_back, arrived, answer, forward.upload))
             }
             Err(failed) => self.give_up(client, &arrived, spoken, failed),
         }
@@ -131,14 +117,21 @@ impl Inbound {
         original
     }
 
-    async fn attempt(&self, forward: &mut Forward) -> Result<(Response<Incoming>, Lease), Failed> {
+    async fn attempt(&self, forward: &mut Forward) -> Result<Answer, Failed> {
+        let began = Instant::now();
         let mut unsent = 0;
         loop {
             let dial = |_| connect::dial_app(&self.worker, self.app.address);
             let lease = self.app.pool.lease(forward.wants(false), unsent > 0, dial);
             let mut lease = lease.await.map_err(Failed::Dial)?;
             match forward.send(&mut lease, false, false).await {
-                Ok(response) => return Ok((response, lease)),
+                Ok(response) => {
+                    return Ok(Answer {
+                        response,
+                        lease,
+                        rtt: began.elapsed(),
+                    });
+                }
                 Err(TryError::Unsent) if unsent < MAX_UNSENT => unsent += 1,
                 Err(error) => return Err(Failed::Try(error)),
             }
@@ -149,32 +142,20 @@ impl Inbound {
         &self,
         way_back: WayBack<'_>,
         arrived: Arrived,
-        mut response: Response<Incoming>,
-        sent: Sent,
-        forward: Forward,
+        mut answer: Answer,
+        upload: Option<Rc<Upload>>,
     ) -> Response<ResponseBody> {
-        let needs = way_back.needs;
-        if let Err(refusal) = respond::check(&mut response, needs) {
+        if let Err(refusal) = respond::check(&mut answer.response, way_back.needs) {
             return self.refuse(&arrived, &refusal);
         }
-        // Not the app's to say: it would have the caller's proxy send the request again.
-        response.headers_mut().remove(headers::NOT_DELIVERED);
+        let (metrics, server) = (self.caller.metrics.clone(), self.app.address);
         let exchange = Exchange {
-            metrics: self.caller.metrics.clone(),
-            picked: None,
-            server: self.app.address,
-            keep: respond::keep(&response),
-            status: response.status(),
-            grpc_status: headers::grpc_status(response.headers()).filter(|_| needs.grpc),
-            lease: Some(sent.lease),
-            rtt: sent.rtt,
-            upload: forward.upload,
-            retries: 0,
-            received: 0,
-            error: error_words(response.headers()),
-            arrived,
+            lease: Some(answer.lease),
+            rtt: answer.rtt,
+            upload,
+            ..Exchange::new(arrived, metrics, server, &answer.response)
         };
-        respond::pass_on(way_back, response, exchange)
+        respond::pass_on(way_back, answer.response, exchange)
     }
 
     fn give_up(
@@ -222,12 +203,6 @@ impl Inbound {
         }
         response
     }
-}
-
-/// A request that got a response.
-struct Sent {
-    lease: Lease,
-    rtt: Duration,
 }
 
 /// A request of HTTP/1.x that came over HTTP/2 has its authority in Host.

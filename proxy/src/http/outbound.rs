@@ -13,13 +13,14 @@ use mesh_api::v1::Security;
 use super::{
     answer::{Refusal, causes, reject},
     body::ResponseBody,
-    exchange::{Arrived, Exchange, error_words},
-    forward::{Forward, TryError},
+    exchange::{Arrived, Exchange},
+    forward::{Answer, Failed, Forward, TryError},
     headers::{self, Needs},
-    pool::{Lease, PoolError, Protocol},
+    pool::{PoolError, Protocol},
     respond::{self, WayBack},
     retry::{Attempt, Decision, Failure, decide},
     server::{self, Client, Reset, Upstream},
+    upload::Upload,
 };
 use crate::{
     balance::{Backoff, Outcome},
@@ -65,12 +66,6 @@ struct History {
     retries: u32,
 }
 
-/// How a try at one endpoint failed.
-enum Failed {
-    Dial(PoolError),
-    Try(TryError),
-}
-
 impl Upstream for Outbound {
     async fn forward(
         &self,
@@ -94,58 +89,39 @@ impl Upstream for Outbound {
                 Ok(picked) => picked,
                 Err(unavailable) => return Ok(self.unavailable(&arrived, &history, &unavailable)),
             };
-            match self.attempt(&picked, &mut forward, &history).await {
-                Ok((response, lease, rtt)) => {
-                    let failure = failure_of(&response, &picked, needs);
-                    if let Some(failure) = failure
-                        && let Some(pause) = self.retry_after(
-                            target,
-                            &forward,
-                            &arrived,
-                            &mut history,
-                            &picked,
-                            failure,
-                        )
-                    {
-                        // Before the pause, which is no fault of the endpoint.
-                        picked.finish_after(Outcome::Failure, rtt);
-                        drop((response, lease));
-                        wait(pause).await;
-                        continue;
-                    }
+            let tried = self.attempt(&picked, &mut forward, &history).await;
+            let failure = match &tried {
+                Ok(answer) => failure_of(&answer.response, &picked, needs),
+                Err(Failed::Dial(_)) => Some(Failure::Connect),
+                Err(Failed::Try(error)) => error.failure(),
+            };
+            if let Some(failure) = failure
+                && let Some(pause) =
+                    self.retry_after(target, &forward, &arrived, &mut history, &picked, failure)
+            {
+                // Before the pause, which is no fault of the endpoint.
+                match tried {
+                    Ok(answer) => picked.finish_after(Outcome::Failure, answer.rtt),
+                    Err(failed) => picked.finish(outcome_of(&failed)),
+                }
+                wait(pause).await;
+                continue;
+            }
+            return match tried {
+                Ok(answer) => {
                     if let Some(upload) = &forward.upload {
                         upload.keep_no_more();
                     }
-                    let sent = Sent { picked, lease, rtt };
                     let way_back = WayBack {
                         client,
                         needs,
                         upgrade,
                     };
-                    return Ok(self.respond(way_back, arrived, response, sent, forward, &history));
+                    let retries = history.retries;
+                    Ok(self.respond(way_back, arrived, answer, picked, forward.upload, retries))
                 }
-                Err(failed) => {
-                    let failure = match &failed {
-                        Failed::Dial(_) => Some(Failure::Connect),
-                        Failed::Try(error) => error.failure(),
-                    };
-                    if let Some(failure) = failure
-                        && let Some(pause) = self.retry_after(
-                            target,
-                            &forward,
-                            &arrived,
-                            &mut history,
-                            &picked,
-                            failure,
-                        )
-                    {
-                        picked.finish(outcome_of(&failed));
-                        wait(pause).await;
-                        continue;
-                    }
-                    return self.give_up(client, &arrived, needs, picked, failed, &history);
-                }
-            }
+                Err(failed) => self.give_up(client, &arrived, needs, picked, failed, &history),
+            };
         }
     }
 }
@@ -183,7 +159,7 @@ impl Outbound {
         picked: &Picked,
         forward: &mut Forward,
         history: &History,
-    ) -> Result<(Response<Incoming>, Lease, Duration), Failed> {
+    ) -> Result<Answer, Failed> {
         let peer = &picked.peer;
         let meshed = is_meshed(picked);
         let dial = |protocol| {
@@ -206,7 +182,11 @@ impl Outbound {
             .send(&mut lease, meshed, keep)
             .await
             .map_err(Failed::Try)?;
-        Ok((response, lease, sent.elapsed()))
+        Ok(Answer {
+            response,
+            lease,
+            rtt: sent.elapsed(),
+        })
     }
 
     /// Applies the retry table and the budget: after which pause to try again, if at all.
@@ -264,34 +244,25 @@ impl Outbound {
         &self,
         way_back: WayBack<'_>,
         arrived: Arrived,
-        mut response: Response<Incoming>,
-        sent: Sent,
-        forward: Forward,
-        history: &History,
+        mut answer: Answer,
+        picked: Picked,
+        upload: Option<Rc<Upload>>,
+        retries: u32,
     ) -> Response<ResponseBody> {
-        let needs = way_back.needs;
-        let metrics = sent.picked.peer.metrics.clone();
-        if let Err(refusal) = respond::check(&mut response, needs) {
-            return refuse(&arrived, &metrics, &refusal, history.retries);
+        let metrics = picked.peer.metrics.clone();
+        if let Err(refusal) = respond::check(&mut answer.response, way_back.needs) {
+            return refuse(&arrived, &metrics, &refusal, retries);
         }
-        let error = error_words(response.headers());
-        response.headers_mut().remove(headers::NOT_DELIVERED);
+        let server = picked.peer.endpoint.address;
         let exchange = Exchange {
-            server: sent.picked.peer.endpoint.address,
-            metrics,
-            keep: respond::keep(&response),
-            status: response.status(),
-            grpc_status: headers::grpc_status(response.headers()).filter(|_| needs.grpc),
-            picked: Some(sent.picked),
-            lease: Some(sent.lease),
-            rtt: sent.rtt,
-            upload: forward.upload,
-            retries: history.retries,
-            received: 0,
-            error,
-            arrived,
+            picked: Some(picked),
+            lease: Some(answer.lease),
+            rtt: answer.rtt,
+            upload,
+            retries,
+            ..Exchange::new(arrived, metrics, server, &answer.response)
         };
-        respond::pass_on(way_back, response, exchange)
+        respond::pass_on(way_back, answer.response, exchange)
     }
 
     fn give_up(
@@ -347,13 +318,6 @@ impl Outbound {
         let refusal = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, unavailable.to_string());
         refuse(arrived, &metrics, &refusal, history.retries)
     }
-}
-
-/// A request that got a response.
-struct Sent {
-    picked: Picked,
-    lease: Lease,
-    rtt: Duration,
 }
 
 /// Most retries are at once, and a timer would make a millisecond of nothing.

@@ -1,6 +1,6 @@
 //! Passes an endpoint's response on: its head made fit for the client, its body watched to the end.
 
-use std::{rc::Rc, time::Duration};
+use std::rc::Rc;
 
 use http::{Method, Response, StatusCode, Version};
 use hyper::{body::Incoming, upgrade::OnUpgrade};
@@ -24,14 +24,13 @@ pub(super) struct WayBack<'a> {
     pub(super) upgrade: Option<OnUpgrade>,
 }
 
-/// How long a connection may be idle if its server says nothing about it; the pool knows better.
-const KEEP: Duration = Duration::MAX;
-
-/// Whether a response can be passed on at all; removes what hyper has settled already.
+/// Whether a response can be passed on at all; removes what hyper has settled already, and `mesh-not-delivered`,
+/// which was for this proxy: from an app, it would have the caller's proxy send the request again.
 ///
 /// # Errors
 /// A 502: its framing could be read in two ways, or it changes the protocol without being asked.
 pub(super) fn check(response: &mut Response<Incoming>, needs: Needs) -> Result<(), Refusal> {
+    response.headers_mut().remove(headers::NOT_DELIVERED);
     if response.version() != Version::HTTP_2 {
         headers::check_response(response.headers_mut())
             .map_err(|words| Refusal::new(StatusCode::BAD_GATEWAY, words))?;
@@ -43,14 +42,6 @@ pub(super) fn check(response: &mut Response<Incoming>, needs: Needs) -> Result<(
         ));
     }
     Ok(())
-}
-
-/// How long the connection that this response came on may be idle.
-pub(super) fn keep(response: &Response<Incoming>) -> Duration {
-    // One second less: the server's clock runs from the end of its writing.
-    headers::keep_alive_timeout(response.headers()).map_or(KEEP, |seconds| {
-        Duration::from_secs(seconds.saturating_sub(1))
-    })
 }
 
 /// The response as the client gets it.

@@ -152,28 +152,11 @@ impl Running {
 
 #[cfg(test)]
 mod tests {
-    use mesh_api::v1::Workload;
-
     use super::*;
-
-    fn workload(text: &str) -> Option<Workload> {
-        let mut parts = text.split('/').map(str::to_owned);
-        let mut next = || parts.next().unwrap_or_default();
-        Some(Workload {
-            namespace: next(),
-            kind: next(),
-            name: next(),
-        })
-    }
 
     fn event() -> TapEvent {
         TapEvent {
-            source: workload("shop/deployment/web"),
-            destination: workload("shop/deployment/cart"),
-            method: "GET".into(),
-            authority: "cart.shop:80".into(),
             path: "/items/7".into(),
-            status: 503,
             ..TapEvent::default()
         }
     }

@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroUsize;
 
 use mesh_api::SpiffeId;
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
 use super::*;
@@ -95,6 +96,22 @@ pub(crate) async fn redirected(v6: bool) -> (TcpStream, TcpStream, SocketAddr) {
     let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
     let (accepted, peer) = accepted.unwrap();
     (client.unwrap(), accepted, peer)
+}
+
+/// A connection that an app in the pod of `worker` opened to `destination`, served on the current [`LocalSet`].
+pub(crate) async fn dial(worker: &Rc<Worker>, destination: SocketAddr) -> TcpStream {
+    let (client, accepted, address) = redirected(destination.is_ipv6()).await;
+    let connection = outbound::connection(worker.clone(), accepted, address, destination);
+    spawn_local(connection);
+    client
+}
+
+/// Resets one end of a connection; the other end must see a reset.
+pub(crate) async fn assert_reset_passes(breaks: TcpStream, mut sees: TcpStream) {
+    breaks.set_zero_linger().unwrap();
+    drop(breaks);
+    let error = sees.read(&mut [0; 1]).await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
 }
 
 /// An address of loopback where nobody listens.

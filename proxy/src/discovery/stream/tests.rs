@@ -194,7 +194,8 @@ async fn a_forgotten_service_is_known_at_once_when_the_controller_is_gone() {
     drop(discovery.watch(address()));
     tokio::spawn(stream.run(channel));
     let mut first = streams.recv().await.unwrap();
-    (first.next().await, first.next().await);
+    assert!(matches!(first.next().await, Request::Hello(_)));
+    assert_eq!(first.next().await, Request::Subscribe(address().into()));
     let service = Destination {
         address: Some(address().into()),
         kind: Some(destination::Kind::Service(Default::default())),
