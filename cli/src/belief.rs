@@ -36,9 +36,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Which pod.
 #[derive(Debug, clap::Args)]
 pub struct PodArgs {
-    /// POD, or KIND/NAME of which one pod is taken
+    /// POD, or KIND/NAME of which one pod is taken [default: the pod in which this runs]
     #[arg(value_name = "POD")]
-    pub pod: String,
+    pub pod: Option<String>,
     /// Namespace of the pod [default: the context's on Kubernetes, any on this machine]
     #[arg(short, long, env = "MESH_NAMESPACE", value_name = "NAMESPACE")]
     pub namespace: Option<String>,
@@ -132,8 +132,11 @@ impl PodArgs {
     /// # Errors
     /// There is no such pod, or it has no proxy that answers.
     pub async fn read(&self) -> Result<Bytes> {
+        let Some(word) = &self.pod else {
+            return here().await;
+        };
         let mesh = Mesh::find(&self.mesh).await?;
-        let pod = self.find(&mesh).await?;
+        let pod = self.find(&mesh, word).await?;
         match &mesh {
             Mesh::Cluster(cluster) => of_cluster(cluster, &pod).await,
             Mesh::Local(mesh) => of_machine(mesh, &pod).await,
@@ -148,15 +151,15 @@ impl PodArgs {
         parse(&self.read().await?)
     }
 
-    async fn find(&self, mesh: &Mesh) -> Result<PodName> {
+    async fn find(&self, mesh: &Mesh, word: &str) -> Result<PodName> {
         let scope = Scope {
             namespace: self.namespace.clone(),
             ..Scope::default()
         };
         let scope = scope.of(mesh);
-        let selector = match self.pod.contains('/') {
-            true => scope.selector(&self.pod)?,
-            false => scope.selector(&format!("pod/{}", self.pod))?,
+        let selector = match word.contains('/') {
+            true => scope.selector(word)?,
+            false => scope.selector(&format!("pod/{word}"))?,
         };
         // A name is enough where the namespace is known: this works while the controller does not.
         if let ("pod", false) = (selector.kind.as_str(), selector.namespace.is_empty()) {
@@ -188,10 +191,7 @@ impl PodArgs {
 }
 
 /// What the proxy in this pod believes: the one on this machine's loopback interface.
-///
-/// # Errors
-/// There is none.
-pub async fn here() -> Result<Bytes> {
+async fn here() -> Result<Bytes> {
     let stream = TcpStream::connect(("127.0.0.1", ADMIN_PORT)).await;
     let stream = stream.with_context(|| {
         format!(
@@ -298,9 +298,9 @@ fn unknown(selector: &Selector) -> anyhow::Error {
         "" => String::new(),
         namespace => format!(" in the namespace {namespace}"),
     };
-    anyhow!(
-        "No pod of {} {:?}{place} has a proxy that the controller hears of.",
-        selector.kind,
-        selector.name
-    )
+    let what = match selector.kind.as_str() {
+        "pod" => format!("No pod {:?}{place} has", selector.name),
+        kind => format!("No pod of {kind} {:?}{place} has", selector.name),
+    };
+    anyhow!("{what} a proxy that the controller hears of.")
 }

@@ -4,7 +4,7 @@ use anyhow::Result;
 use clap::Subcommand;
 
 use crate::{
-    belief::{self, Belief, PodArgs},
+    belief::{Belief, PodArgs},
     client,
     output::{Cell, Output, Table, Tone, number},
 };
@@ -12,12 +12,8 @@ use crate::{
 /// What to look at.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Everything that a pod's proxy believes, as JSON; without POD, the proxy of the pod that this runs in
-    ProxyConfig {
-        /// Which pod.
-        #[command(flatten)]
-        pod: Option<PodArgs>,
-    },
+    /// Everything that a pod's proxy believes, as JSON
+    ProxyConfig(PodArgs),
     /// Where a pod's proxy sends to: destinations that it has met, their endpoints, and how these stand
     Endpoints(PodArgs),
     /// How a pod's proxy treats what comes in, port by port
@@ -32,12 +28,8 @@ pub fn run(command: Command) -> Result<()> {
     client::block_on(async {
         let mut output = Output::stdout();
         match command {
-            Command::ProxyConfig { pod } => {
-                let body = match pod {
-                    Some(pod) => pod.read().await?,
-                    None => belief::here().await?,
-                };
-                output.text(&String::from_utf8_lossy(&body))?;
+            Command::ProxyConfig(pod) => {
+                output.text(&String::from_utf8_lossy(&pod.read().await?))?;
             }
             Command::Endpoints(pod) => output.table(&endpoints(&pod.belief().await?), false)?,
             Command::Policy(pod) => output.table(&policy(&pod.belief().await?), false)?,
@@ -123,6 +115,7 @@ fn policy(belief: &Belief) -> Table {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::belief;
 
     const BELIEF: &str = r#"{
         "version": "0.1.0", "namespace": "shop", "pod": "web-1", "ready": true, "certificate": null,

@@ -4,3 +4,6 @@
 //! real `kube-apiserver` without controller-manager, kubelet and scheduler would not give.
 
 mod apiserver;
+mod check;
+mod observers;
+mod views;

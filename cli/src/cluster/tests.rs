@@ -1,8 +1,8 @@
 use k8s_openapi::api::core::v1::Pod;
-use kube::config::Kubeconfig;
+use kube::{Client, Config, config::Kubeconfig};
 use serde_json::{Value, json};
 
-use super::{Controllers, kubeconfig::context};
+use super::{Cluster, Controllers, kubeconfig::context};
 
 fn pod(name: &str, status: &Value) -> Pod {
     let pod = json!({
@@ -67,4 +67,30 @@ fn a_context_that_is_not_there_names_those_that_are() {
             .to_string();
         assert!(error.contains("kind, prod"), "{error}");
     }
+}
+
+#[tokio::test]
+async fn refusals_say_what_to_do() {
+    let config = Config::new("http://127.0.0.1:1".parse().unwrap());
+    let cluster = Cluster {
+        client: Client::try_from(config).unwrap(),
+        context: "kind".into(),
+        server: "http://127.0.0.1:1".into(),
+        namespace: "default".into(),
+    };
+    let refused = |code, message: &str| {
+        let status = kube::core::Status {
+            code,
+            message: message.into(),
+            ..kube::core::Status::default()
+        };
+        let error = kube::Error::Api(Box::new(status));
+        cluster.explain("list pods in shop", &error).to_string()
+    };
+    assert_eq!(
+        refused(403, "pods is forbidden."),
+        "You have no right to list pods in shop in the cluster of context \"kind\": pods is forbidden. Ask who administers it for that right."
+    );
+    assert!(refused(401, "Unauthorized").contains("log in again"));
+    assert!(refused(500, "etcd is slow").contains("refused to list pods in shop: etcd is slow"));
 }
