@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod apiserver;
 pub mod binary;
 pub mod cluster;
 mod exec;
