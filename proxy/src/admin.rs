@@ -2,9 +2,10 @@
 //! believe.
 
 mod belief;
+mod probe;
 
 use std::convert::Infallible;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use mesh_api::names;
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::config::Config;
@@ -35,7 +37,7 @@ const JSON: &str = "application/json";
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// Of a log filter.
 const BODY_LIMIT: usize = 4096;
-const PATHS: &str = "/live, /ready, /metrics, /config and /log-level";
+const PATHS: &str = "/live, /ready, /metrics, /config, /log-level and /probe/tcp/PORT";
 
 /// What the server shows.
 #[derive(Debug)]
@@ -74,9 +76,13 @@ impl Admin {
     }
 
     async fn serve(self: Arc<Self>, tcp: TcpStream, client: SocketAddr) {
+        // The pod, as the client calls it.
+        let Ok(pod) = tcp.local_addr().map(|local| local.ip()) else {
+            return;
+        };
         let service = service_fn(|request| {
             let admin = self.clone();
-            async move { Ok::<_, Infallible>(admin.answer(request, client).await) }
+            async move { Ok::<_, Infallible>(admin.answer(request, client, pod).await) }
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -91,6 +97,7 @@ impl Admin {
         &self,
         request: Request<Incoming>,
         client: SocketAddr,
+        pod: IpAddr,
     ) -> Response<Full<Bytes>> {
         let readable = matches!(*request.method(), Method::GET | Method::HEAD);
         match request.uri().path() {
@@ -107,6 +114,9 @@ impl Admin {
             "/log-level" if readable => text(StatusCode::OK, self.log_level.current() + "\n"),
             "/log-level" if request.method() == Method::PUT => {
                 self.set_log_level(request.into_body(), client).await
+            }
+            path if readable && path.starts_with(names::TCP_PROBE_PATH) => {
+                probe::tcp(path, pod, self.config.mark).await
             }
             "/log-level" => not_allowed("GET, HEAD, PUT"),
             "/live" | "/ready" | "/metrics" | "/config" => not_allowed("GET, HEAD"),

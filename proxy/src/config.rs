@@ -9,8 +9,8 @@ use mesh_api::{SpiffeId, SpiffeIdError, names};
 /// Flags of `mesh proxy run`; each has an environment variable `MESH_…` too.
 #[derive(clap::Args, Clone, Debug)]
 pub struct RunArgs {
-    /// Where the controller serves identity, discovery and telemetry. Without it the proxy discovers
-    /// nothing and passes everything through.
+    /// Where the controller serves identity, discovery and telemetry; a name is resolved anew for each
+    /// connection. Without it the proxy discovers nothing and passes everything through.
     #[arg(long, env = "MESH_CONTROLLER_ADDRESS", value_name = "HOST:PORT")]
     pub controller_address: Option<String>,
     /// File with the service-account token to show to the controller.
@@ -234,7 +234,7 @@ pub(crate) fn parse_mark(text: &str) -> Result<u32, ParseIntError> {
 }
 
 /// "120s", "500ms", "2m" or "1h".
-fn parse_duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     let digits = text
         .find(|c: char| !c.is_ascii_digit())
         .unwrap_or(text.len());

@@ -13,6 +13,7 @@ use http::Uri;
 use hyper_util::rt::TokioIo;
 use socket2::SockRef;
 use tokio::net::{TcpSocket, TcpStream, lookup_host};
+use tokio::time::timeout;
 use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
 
@@ -22,6 +23,8 @@ use crate::tls::{ClientTls, Tls, TlsError, TrustBundle, TrustBundleError};
 
 /// For TCP and TLS together; the controller is near.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// An address where nobody answers leaves time for the others of its name.
+const ADDRESS_TIMEOUT: Duration = Duration::from_secs(1);
 /// A controller that vanished without a word is noticed after the sum of these two.
 const PING_INTERVAL: Duration = Duration::from_secs(5);
 const PING_TIMEOUT: Duration = Duration::from_secs(3);
@@ -138,7 +141,7 @@ async fn trusted_roots(controller: &Controller, tls: &Tls) -> Result<TrustBundle
     }
 }
 
-/// The first address of the controller that answers.
+/// The first address of the controller that answers. Its name is resolved each time: it may have moved.
 async fn dial(
     controller: &Controller,
     mark: Option<u32>,
@@ -150,7 +153,8 @@ async fn dial(
     };
     let mut failure = None;
     for address in lookup_host((host, port)).await.map_err(resolve)? {
-        match dial_address(address, mark).await {
+        let dialled = timeout(ADDRESS_TIMEOUT, dial_address(address, mark)).await;
+        match dialled.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
             Ok(tcp) => return Ok((tcp, address)),
             Err(source) => {
                 failure = Some(ConnectError::Tcp {
@@ -163,7 +167,7 @@ async fn dial(
     Err(failure.unwrap_or_else(|| resolve(io::ErrorKind::NotFound.into())))
 }
 
-async fn dial_address(address: SocketAddr, mark: Option<u32>) -> io::Result<TcpStream> {
+pub(crate) async fn dial_address(address: SocketAddr, mark: Option<u32>) -> io::Result<TcpStream> {
     let socket = if address.is_ipv4() {
         TcpSocket::new_v4()?
     } else {

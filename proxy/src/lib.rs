@@ -47,9 +47,11 @@ pub mod access_log;
 mod admin;
 mod logging;
 pub mod repeats;
+mod wait;
 
 use config::RunArgs;
 use init::InitArgs;
+use wait::WaitArgs;
 
 /// What the proxy's binary can do.
 #[derive(clap::Subcommand, Clone, Debug)]
@@ -58,6 +60,8 @@ pub enum Command {
     Run(RunArgs),
     /// Writes the redirection of one pod's network namespace, or removes it.
     Init(InitArgs),
+    /// Waits until the proxy of this pod is ready.
+    Wait(WaitArgs),
 }
 
 /// Runs one command to its end. Call it before any async runtime exists.
@@ -68,5 +72,6 @@ pub fn main(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Run(args) => run::run(args),
         Command::Init(args) => Ok(init::run(&args)?),
+        Command::Wait(args) => Ok(wait::run(&args)?),
     }
 }

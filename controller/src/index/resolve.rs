@@ -5,7 +5,10 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use mesh_api::v1::{self, Protocol};
+use mesh_api::{
+    names,
+    v1::{self, Protocol},
+};
 
 use super::{
     destination::{Destination, Kind},
@@ -66,7 +69,7 @@ impl Objects {
             .collect();
         match explicit {
             Some(opaque) => ports.extend(opaque.iter().take(MAX_LISTED_PORTS)),
-            None => ports.extend(mesh_api::names::DEFAULT_OPAQUE_PORTS),
+            None => ports.extend(names::DEFAULT_OPAQUE_PORTS),
         }
         let slices = pod
             .map(|pod| self.slices_of_pod(name, pod))
@@ -218,8 +221,11 @@ impl Objects {
         pod: Option<(&Name, &Pod)>,
         zone: &str,
     ) -> v1::Endpoint {
-        // Ports that are not redirected reach the app itself, which does not speak the mesh's TLS.
-        let meshed = pod.filter(|(_, pod)| pod.meshed && !pod.skipped.contains(address.port()));
+        // Ports that are not redirected are reached as they are, and nobody there speaks the mesh's TLS.
+        let meshed = pod.filter(|(_, pod)| {
+            let port = address.port();
+            pod.meshed && port != names::ADMIN_PORT && !pod.skipped.contains(port)
+        });
         let identity = meshed.and_then(|(name, pod)| self.identity(name, pod));
         v1::Endpoint {
             address: Some(address.into()),

@@ -130,7 +130,9 @@ fn is_flag(text: &str) -> Result<(), &'static str> {
 fn is_log_filter(text: &str) -> Result<(), &'static str> {
     let is_part =
         |part: &str| part.contains(['=', '[', ':']) || part.trim().parse::<LevelFilter>().is_ok();
-    let is_filter = text.split(',').all(is_part) && EnvFilter::builder().parse(text).is_ok();
+    let is_filter = !text.is_empty()
+        && text.split(',').all(is_part)
+        && EnvFilter::builder().parse(text).is_ok();
     let expected = "a log level or filter such as debug or info,mesh_proxy::tls=debug";
     is_filter.then_some(()).ok_or(expected)
 }

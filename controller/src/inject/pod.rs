@@ -5,6 +5,8 @@
 //!                  mesh-proxy  native sidecar: runs before all others start, and until they have ended
 //!                  …           the pod's own
 //! ```
+//!
+//! Before Kubernetes 1.29: `mesh-init` after the pod's own init containers, `mesh-proxy` the first container.
 
 use std::collections::BTreeMap;
 
@@ -60,14 +62,12 @@ pub(super) fn with_proxy(pod: &Value, overrides: &Overrides, settings: &Settings
     if overrides.native_sidecar {
         put_first(spec, "initContainers", vec![init, proxy]);
     } else {
-        put_first(spec, "initContainers", vec![init]);
+        // Last: with the redirection and without the proxy, the pod's own ones would reach nobody.
+        put_last(spec, "initContainers", vec![init]);
         // First: the kubelet starts the next container when the proxy's postStart hook has ended.
         put_first(spec, "containers", vec![proxy]);
     }
-    match &mut spec["volumes"] {
-        Value::Array(volumes) => volumes.extend(sidecar::volumes()),
-        absent => *absent = json!(sidecar::volumes()),
-    }
+    put_last(spec, "volumes", sidecar::volumes());
     pod
 }
 
@@ -148,6 +148,13 @@ fn put_first(spec: &mut Value, list: &str, mut items: Vec<Value>) {
         items.extend(present);
     }
     spec[list] = json!(items);
+}
+
+fn put_last(spec: &mut Value, list: &str, items: Vec<Value>) {
+    match &mut spec[list] {
+        Value::Array(present) => present.extend(items),
+        absent => *absent = json!(items),
+    }
 }
 
 /// Whether there was one.
