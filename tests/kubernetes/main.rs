@@ -5,5 +5,6 @@
 
 mod apiserver;
 mod check;
+mod control_plane;
 mod observers;
 mod views;
