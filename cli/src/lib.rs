@@ -24,6 +24,8 @@ pub mod edges;
 mod fake;
 /// `mesh identity`.
 pub mod identity;
+/// `mesh inject` and `mesh uninject`.
+pub mod inject;
 /// `mesh install`, `mesh upgrade`, `mesh uninstall`.
 pub mod install;
 /// The mesh on one machine: sandbox, network, pods.

@@ -47,6 +47,10 @@ enum Command {
     Version(mesh::version::Args),
     /// Print a script that completes commands in a shell.
     Completion(mesh::completion::Args),
+    /// Put proxies beside the pods of manifests.
+    Inject(mesh::inject::InjectArgs),
+    /// Take proxies away from the pods of manifests.
+    Uninject(mesh::inject::UninjectArgs),
     /// One process of the demo's application.
     #[command(subcommand, hide = true)]
     DemoApp(mesh::demo::app::Role),
@@ -79,6 +83,8 @@ fn main() -> ExitCode {
         Command::Completion(args) => {
             mesh::completion::run(&args, &mut Cli::command()).map(|()| ExitCode::SUCCESS)
         }
+        Command::Inject(args) => mesh::inject::inject(args).map(|()| ExitCode::SUCCESS),
+        Command::Uninject(args) => mesh::inject::uninject(args).map(|()| ExitCode::SUCCESS),
         Command::Demo(args) => mesh::demo::run(args).map(|()| ExitCode::SUCCESS),
         Command::Install(args) => mesh::install::install(args).map(|()| ExitCode::SUCCESS),
         Command::Upgrade(args) => mesh::install::upgrade(args).map(|()| ExitCode::SUCCESS),
