@@ -1,6 +1,7 @@
 //! `mesh upgrade`: this program's version of the manifests, with the options of the installed mesh.
 
 use anyhow::{Result, bail};
+use mesh_api::names;
 
 use super::{How, Manifests, apply::delete, installed, object::Reference, options::Options};
 use crate::{client::block_on, cluster::Cluster};
@@ -18,7 +19,7 @@ pub struct UpgradeArgs {
 /// Runs `mesh upgrade`.
 ///
 /// # Errors
-/// No mesh is installed, options that can't work, or a cluster that refuses.
+/// No mesh is installed, another trust domain, options that can't work, or a cluster that refuses.
 pub fn run(args: UpgradeArgs) -> Result<()> {
     block_on(async {
         let cluster = Cluster::connect(&args.how.cluster).await?;
@@ -28,7 +29,20 @@ pub fn run(args: UpgradeArgs) -> Result<()> {
                 cluster.context()
             );
         };
-        let manifests = Manifests::render(&args.options.or(kept))?;
+        let domain = kept.trust_domain.clone();
+        let options = args.options.or(kept);
+        if options
+            .trust_domain
+            .as_deref()
+            .unwrap_or(names::TRUST_DOMAIN)
+            != domain.as_deref().unwrap_or(names::TRUST_DOMAIN)
+        {
+            bail!(
+                "The trust domain of an installed mesh can't change, because no proxy would know another one any more: \
+                 leave --trust-domain out, or uninstall the mesh and install it anew"
+            );
+        }
+        let manifests = Manifests::render(&options)?;
         let leftovers = leftovers(&manifests, installed::objects(&cluster).await?)?;
         if args.how.apply {
             manifests.apply(&cluster, args.how.wait).await?;
