@@ -6,5 +6,6 @@
 mod apiserver;
 mod check;
 mod control_plane;
+mod install;
 mod observers;
 mod views;

@@ -42,7 +42,9 @@ pub(super) fn track(call: &Call, old: &Value, object: &mut Value) {
     // The way to get rid of all owners (`[{}]` as well).
     let reset = given.is_some_and(|list| list.iter().all(|entry| entry == &json!({})));
     let created = old["metadata"]["uid"].is_null();
-    let mut managers = Managers::parse(old);
+    // Who writes an object whole may also say who owns what.
+    let told = given.is_some() && call.target.subresource.is_empty();
+    let mut managers = Managers::parse(if told { &*object } else { old });
     if reset || (managers.0.is_empty() && !created) {
         if let Some(metadata) = object["metadata"].as_object_mut() {
             metadata.remove("managedFields");
