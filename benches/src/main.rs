@@ -1,6 +1,7 @@
 //! Benchmarks of mesh. See README.md for what each figure means and what it was.
 
 mod compare;
+mod controller;
 mod load;
 
 use clap::Parser;
@@ -10,6 +11,8 @@ use clap::Parser;
 enum Bench {
     /// The same work through every proxy, side by side (root; nginx, curl and iproute2 installed).
     Compare(compare::CompareArgs),
+    /// One controller under the streams and the telemetry of many proxies.
+    Controller(controller::ControllerArgs),
     /// The load generator of `compare`.
     #[command(hide = true)]
     Load(load::LoadArgs),
@@ -18,6 +21,7 @@ enum Bench {
 fn main() -> anyhow::Result<()> {
     match Bench::parse() {
         Bench::Compare(args) => compare::run(&args),
+        Bench::Controller(args) => controller::run(&args),
         Bench::Load(args) => load::run(&args),
     }
 }
