@@ -17,7 +17,10 @@ use std::{
 };
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use notify::{RecursiveMode, Watcher};
+use notify::{
+    EventKind, RecommendedWatcher, RecursiveMode, Watcher,
+    event::{AccessKind, AccessMode},
+};
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{family::Family, gauge::Gauge},
@@ -55,20 +58,12 @@ impl Directory {
 
 impl Source for Directory {
     fn watch(&self) -> Result<mpsc::Receiver<Event>, SourceError> {
-        let failed = |reason: String| SourceError {
+        let failed = |error: notify::Error| SourceError {
             path: self.root.clone(),
-            reason,
+            reason: error.to_string(),
         };
         let (changed, changes) = std_mpsc::channel();
-        let mut watcher = notify::recommended_watcher(move |event| {
-            // The reader ends only when nobody wants events any more.
-            let _ = changed.send(event);
-        })
-        .map_err(|error| failed(error.to_string()))?;
-        watcher
-            .watch(&self.root, RecursiveMode::Recursive)
-            .map_err(|error| failed(error.to_string()))?;
-
+        let watcher = watcher(&self.root, changed).map_err(failed)?;
         let (sender, receiver) = mpsc::channel(QUEUE);
         let files = Files {
             root: self.root.clone(),
@@ -81,7 +76,7 @@ impl Source for Directory {
                 let _watcher = watcher;
                 follow(files, &changes, &sender);
             })
-            .map_err(|error| failed(error.to_string()))?;
+            .map_err(|error| failed(notify::Error::io(error)))?;
         Ok(receiver)
     }
 
@@ -99,6 +94,30 @@ impl Source for Directory {
         serde_json::from_slice(&text)
             .map_err(|error| ReviewError::Unavailable(format!("{path:?}: {error}")))
     }
+}
+
+/// Reports what changes in the folder.
+fn watcher(
+    root: &Path,
+    changed: std_mpsc::Sender<notify::Result<notify::Event>>,
+) -> notify::Result<RecommendedWatcher> {
+    let mut watcher = notify::recommended_watcher(move |event| {
+        if !is_only_read(&event) {
+            // The reader ends only when nobody wants events any more.
+            let _ = changed.send(event);
+        }
+    })?;
+    watcher.watch(root, RecursiveMode::Recursive)?;
+    Ok(watcher)
+}
+
+/// Nothing has changed: to look at the folder causes such events, which must not cause another look.
+fn is_only_read(event: &notify::Result<notify::Event>) -> bool {
+    let Ok(event) = event else {
+        return false;
+    };
+    let written = EventKind::Access(AccessKind::Close(AccessMode::Write));
+    event.kind.is_access() && event.kind != written
 }
 
 /// Sends what is there, then every change, until the receiver is gone.

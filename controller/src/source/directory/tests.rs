@@ -107,6 +107,24 @@ async fn changes_are_seen_as_they_happen() {
     assert_eq!(next().await, "+web");
 }
 
+#[test]
+fn looking_at_the_folder_is_not_a_change() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    write(root, "namespaces/first.json", &namespace("first"));
+    let (changed, changes) = std_mpsc::channel();
+    let _watcher = watcher(root, changed).unwrap();
+    let mut files = Files {
+        root: root.to_owned(),
+        known: HashMap::new(),
+        bad: Family::default(),
+    };
+    assert_eq!(files.rescan().len(), 1);
+    write(root, "namespaces/second.json", &namespace("second"));
+    let first = changes.recv().unwrap().unwrap();
+    assert!(first.kind.is_create(), "{first:?}");
+}
+
 #[tokio::test]
 async fn tokens_are_found_by_their_digest() {
     let folder = tempfile::tempdir().unwrap();
