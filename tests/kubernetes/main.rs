@@ -8,4 +8,5 @@ mod check;
 mod control_plane;
 mod install;
 mod observers;
+mod source;
 mod views;

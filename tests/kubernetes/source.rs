@@ -19,7 +19,7 @@ use mesh_controller::{
     index::{Index, Name},
     source::{Event, Kind, Kubernetes, Object, ReviewError, Source},
 };
-use mesh_tests::{cluster::Cluster, figure, link::Link};
+use mesh_tests::{cluster::Cluster, link::Link};
 use prometheus_client::registry::Registry;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
@@ -62,24 +62,39 @@ async fn a_cluster_is_told_and_answers_a_proxy() {
     watch
         .until("the other endpoint", |watch| {
             let seen = watch.index.watch_destination(destination);
-            seen.endpoints.keys().map(|at| at.ip().to_string()).eq(["10.1.0.2"])
+            seen.endpoints
+                .keys()
+                .map(|at| at.ip().to_string())
+                .eq(["10.1.0.2"])
         })
         .await;
     shop.delete::<Pod>("web-5d4f-2").await;
     watch
         .until("the deletion", |watch| {
-            watch.index.watch_destination(destination).endpoints.is_empty()
+            watch
+                .index
+                .watch_destination(destination)
+                .endpoints
+                .is_empty()
         })
         .await;
 
     shop.cron_job().await;
     watch
-        .until("the job's owner", |watch| watch.told.contains_key(&(Kind::Job, "nightly-1".to_owned())))
+        .until("the job's owner", |watch| {
+            watch
+                .told
+                .contains_key(&(Kind::Job, "nightly-1".to_owned()))
+        })
         .await;
-    shop.owned_pod("nightly-1-x", "Job", "nightly-1", "10.1.0.3").await;
+    shop.owned_pod("nightly-1-x", "Job", "nightly-1", "10.1.0.3")
+        .await;
     watch
         .until("the job's pod", |watch| {
-            let pod = watch.index.objects().pod(&Name::new(NAMESPACE, "nightly-1-x"));
+            let pod = watch
+                .index
+                .objects()
+                .pod(&Name::new(NAMESPACE, "nightly-1-x"));
             pod.is_some_and(|pod| pod.workload.to_string() == "cronjob/nightly")
         })
         .await;
@@ -105,20 +120,56 @@ async fn what_happens_while_the_api_server_can_not_be_reached_is_told_afterwards
 
     link.down();
     watch
-        .until("that it notices", |watch| watch.metric("source_connected{kind=\"pods\"} 0"))
+        .until("that it notices", |watch| {
+            watch.metric("source_connected{kind=\"pods\"} 0")
+        })
         .await;
     shop.delete::<Pod>("goes").await;
     shop.pod("late", "10.1.0.5").await;
-    assert!(watch.has_pod("goes") && watch.has_pod("stays"), "known things stay known");
+    assert!(
+        watch.has_pod("goes") && watch.has_pod("stays"),
+        "known things stay known"
+    );
     link.up();
     watch
-        .until("what was missed", |watch| watch.has_pod("late") && !watch.has_pod("goes"))
+        .until("what was missed", |watch| {
+            watch.has_pod("late") && !watch.has_pod("goes")
+        })
         .await;
     assert!(watch.has_pod("stays") && watch.has_pod("new"));
     watch
-        .until("that it works again", |watch| watch.metric("source_connected{kind=\"pods\"} 1"))
+        .until("that it works again", |watch| {
+            watch.metric("source_connected{kind=\"pods\"} 1")
+        })
         .await;
     assert!(watch.metric("source_differences_total{kind=\"pods\"} 0"));
+}
+
+/// In memory only: nobody can make a real API server forget in time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_that_is_too_old_is_listed_again_and_deletions_are_found() {
+    let Some(cluster) = Cluster::in_memory() else {
+        return;
+    };
+    let link = Link::to(&cluster).await;
+    let shop = Shop::new(cluster.client().await).await;
+    for name in ["stays", "goes"] {
+        shop.pod(name, "10.1.0.1").await;
+    }
+    let mut watch = Watch::start(link.client());
+    watch.until("everything", |watch| watch.synced).await;
+    link.down();
+    shop.delete::<Pod>("goes").await;
+    shop.pod("new", "10.1.0.4").await;
+    assert!(cluster.compact());
+    link.up();
+    watch
+        .until("what was missed", |watch| {
+            watch.has_pod("new") && !watch.has_pod("goes")
+        })
+        .await;
+    assert!(watch.has_pod("stays"));
+    assert!(watch.metric("source_lists_total{kind=\"pods\"} 2"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -129,7 +180,8 @@ async fn tokens_are_reviewed() {
     let link = Link::to(&cluster).await;
     let shop = Shop::new(cluster.client().await).await;
     let pod = shop.pod("web-1", "10.1.0.1").await;
-    let bound = json!({"kind": "Pod", "apiVersion": "v1", "name": "web-1", "uid": pod.metadata.uid});
+    let bound =
+        json!({"kind": "Pod", "apiVersion": "v1", "name": "web-1", "uid": pod.metadata.uid});
     let source = Kubernetes::new(link.client(), &mut Registry::default());
 
     let good = shop.token(names::TOKEN_AUDIENCE, Some(&bound)).await;
@@ -151,7 +203,10 @@ async fn tokens_are_reviewed() {
         ("empty", ""),
     ] {
         let refused = source.review(token).await;
-        assert!(matches!(refused, Err(ReviewError::Invalid)), "{what}: {refused:?}");
+        assert!(
+            matches!(refused, Err(ReviewError::Invalid)),
+            "{what}: {refused:?}"
+        );
     }
     shop.delete::<Pod>("web-1").await;
     // The API server remembers the answers to reviews for some seconds.
@@ -164,7 +219,10 @@ async fn tokens_are_reviewed() {
 
     link.down();
     let unknown = source.review(&good).await;
-    assert!(matches!(unknown, Err(ReviewError::Unavailable(_))), "{unknown:?}");
+    assert!(
+        matches!(unknown, Err(ReviewError::Unavailable(_))),
+        "{unknown:?}"
+    );
 }
 
 /// What a source has told, put together.
@@ -201,14 +259,19 @@ impl Watch {
             }
         });
         let is_enough = waited.await.is_ok();
-        assert!(is_enough, "not told of {what}; told: {:?}", self.told.keys());
+        assert!(
+            is_enough,
+            "not told of {what}; told: {:?}",
+            self.told.keys()
+        );
     }
 
     fn take(&mut self, event: Event) {
         match &event {
             Event::Applied(object) => {
                 let key = object.key();
-                self.told.insert((key.kind, key.name), Object::clone(object));
+                self.told
+                    .insert((key.kind, key.name), Object::clone(object));
             }
             Event::Deleted(key) => {
                 self.told.remove(&(key.kind, key.name.clone()));
@@ -236,10 +299,14 @@ impl Shop {
     async fn new(client: Client) -> Self {
         let namespaces: Api<Namespace> = Api::all(client.clone());
         let namespace = object(json!({"metadata": {"name": NAMESPACE}}));
-        namespaces.create(&PostParams::default(), &namespace).await.expect("a namespace");
+        namespaces
+            .create(&PostParams::default(), &namespace)
+            .await
+            .expect("a namespace");
         let shop = Self(client);
         for account in ["web", "default"] {
-            shop.create::<ServiceAccount>(json!({"metadata": {"name": account}})).await;
+            shop.create::<ServiceAccount>(json!({"metadata": {"name": account}}))
+                .await;
         }
         shop
     }
@@ -313,15 +380,23 @@ impl Shop {
 
     async fn token(&self, audience: &str, bound: Option<&Value>) -> String {
         let accounts: Api<ServiceAccount> = Api::namespaced(self.0.clone(), NAMESPACE);
-        let request: TokenRequest =
-            object(json!({"spec": {"audiences": [audience], "expirationSeconds": 3600, "boundObjectRef": bound}}));
-        let token = accounts.create_token_request("web", &PostParams::default(), &request).await;
-        token.expect("a token").status.expect("a status").token
+        let request: TokenRequest = object(
+            json!({"spec": {"audiences": [audience], "expirationSeconds": 3600, "boundObjectRef": bound}}),
+        );
+        let token = accounts
+            .create_token_request("web", &PostParams::default(), &request)
+            .await;
+        let status = token.expect("a token").status;
+        status.and_then(|status| status.token).expect("a token")
     }
 
     async fn create<K>(&self, value: Value) -> K
     where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Serialize + DeserializeOwned + Clone + Debug,
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Serialize
+            + DeserializeOwned
+            + Clone
+            + Debug,
     {
         let api: Api<K> = Api::namespaced(self.0.clone(), NAMESPACE);
         let created = api.create(&PostParams::default(), &object(value)).await;
@@ -331,7 +406,10 @@ impl Shop {
     /// At once: no kubelet is there to let a pod end.
     async fn delete<K>(&self, name: &str)
     where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + DeserializeOwned + Clone + Debug,
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + DeserializeOwned
+            + Clone
+            + Debug,
     {
         let api: Api<K> = Api::namespaced(self.0.clone(), NAMESPACE);
         let now = DeleteParams::default().grace_period(0);

@@ -7,6 +7,7 @@ pub mod binary;
 pub mod cluster;
 mod exec;
 mod leftovers;
+pub mod link;
 mod local;
 pub mod manifest;
 mod mesh;

@@ -19,6 +19,10 @@ const POD_NAME: &str = "authentication.kubernetes.io/pod-name";
 /// # Errors
 /// See [`ReviewError`].
 pub(super) async fn review(client: &Client, token: &str) -> Result<Caller, ReviewError> {
+    if token.is_empty() {
+        // The API server would call the request bad, which is no different from being down.
+        return Err(ReviewError::Invalid);
+    }
     let review = TokenReview {
         spec: TokenReviewSpec {
             token: token.to_owned(),
