@@ -1,22 +1,27 @@
 //! Peers whose certificates are not to be trusted, on either side of a connection.
 
-use std::sync::Arc;
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use anyhow::{Context, Result};
 use clap::Subcommand;
+use mesh_api::v1::CertifyResponse;
+use prost::Message;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
 use rustls::{
-    ClientConfig, DigitallySignedStruct, Error, SignatureScheme,
+    ClientConfig, DigitallySignedStruct, Error, ServerConfig, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     crypto::{CryptoProvider, aws_lc_rs, verify_tls13_signature},
     pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
     time::{Duration, timeout},
 };
-use tokio_rustls::TlsConnector;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
@@ -26,14 +31,45 @@ pub(crate) enum Command {
         address: String,
         #[arg(long, default_value = "mesh-http/1.1")]
         alpn: String,
+        /// The certificate that a proxy has cached, instead of forged ones.
+        #[arg(long)]
+        stolen: Option<PathBuf>,
+    },
+    /// Takes connections as a proxy would, with the certificate that another proxy has cached, and prints how
+    /// each handshake ended.
+    Serve {
+        port: u16,
+        #[arg(long)]
+        stolen: PathBuf,
     },
 }
 
 /// One line per attempt: "refused: …" or "ANSWERED: …".
 pub(crate) async fn run(command: Command) -> Result<()> {
-    let Command::Call { address, alpn } = command;
+    match command {
+        Command::Call {
+            address,
+            alpn,
+            stolen: file,
+        } => {
+            let attempts = match file {
+                Some(file) => vec![("a stolen certificate", Some(stolen(&file)?))],
+                None => forgeries()?,
+            };
+            for (name, credentials) in attempts {
+                attempt(&address, &alpn, name, credentials).await;
+            }
+            Ok(())
+        }
+        Command::Serve { port, stolen: file } => serve(port, stolen(&file)?).await,
+    }
+}
+
+type Credentials = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+
+fn forgeries() -> Result<Vec<(&'static str, Option<Credentials>)>> {
     let id = "spiffe://cluster.local/ns/default/sa/web";
-    for (name, credentials) in [
+    Ok(vec![
         ("a certificate of another authority", Some(forged(id)?)),
         (
             "another trust domain",
@@ -41,18 +77,63 @@ pub(crate) async fn run(command: Command) -> Result<()> {
         ),
         ("no SPIFFE id", Some(forged("https://example.com/")?)),
         ("no certificate", None),
-    ] {
-        match timeout(Duration::from_secs(5), call(&address, &alpn, credentials)).await {
-            Ok(Ok(answer)) if !answer.is_empty() => println!("ANSWERED: {name}: {answer}"),
-            Ok(Ok(_)) => println!("refused: {name}: closed without an answer"),
-            Ok(Err(error)) => println!("refused: {name}: {error:#}"),
-            Err(_) => println!("ANSWERED: {name}: neither refused nor closed in 5 s"),
-        }
-    }
-    Ok(())
+    ])
 }
 
-type Credentials = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+async fn attempt(address: &str, alpn: &str, name: &str, credentials: Option<Credentials>) {
+    match timeout(Duration::from_secs(5), call(address, alpn, credentials)).await {
+        Ok(Ok(answer)) if !answer.is_empty() => println!("ANSWERED: {name}: {answer}"),
+        Ok(Ok(_)) => println!("refused: {name}: closed without an answer"),
+        Ok(Err(error)) => println!("refused: {name}: {error:#}"),
+        Err(_) => println!("ANSWERED: {name}: neither refused nor closed in 5 s"),
+    }
+}
+
+/// What a proxy keeps in its state folder.
+#[derive(Clone, PartialEq, Message)]
+struct Cached {
+    #[prost(bytes = "vec", tag = "1")]
+    key: Vec<u8>,
+    #[prost(message, optional, tag = "2")]
+    response: Option<CertifyResponse>,
+}
+
+fn stolen(file: &Path) -> Result<Credentials> {
+    let content = std::fs::read(file).with_context(|| file.display().to_string())?;
+    let cached = Cached::decode(content.as_slice())?;
+    let chain = cached.response.context("no certificate")?.chain;
+    let key = PrivatePkcs8KeyDer::from(cached.key);
+    Ok((chain.into_iter().map(Into::into).collect(), key.into()))
+}
+
+async fn serve(port: u16, (chain, key): Credentials) -> Result<()> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)?;
+    config.alpn_protocols = ["mesh-http/1.1", "mesh-h2", "mesh-tcp"]
+        .map(|protocol| protocol.as_bytes().to_vec())
+        .to_vec();
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind(("0.0.0.0", port)).await?;
+    println!("serving");
+    loop {
+        let (tcp, _) = listener.accept().await?;
+        // The client may believe that it is done, and say no later: what counts is what it sends.
+        let heard = async {
+            let mut tls = acceptor.accept(tcp).await?;
+            let mut heard = vec![0; 512];
+            let length = tls.read(&mut heard).await?;
+            Ok::<_, std::io::Error>(String::from_utf8_lossy(&heard[..length]).into_owned())
+        };
+        match heard.await {
+            Ok(heard) if !heard.is_empty() => println!("TRUSTED: {heard}"),
+            Ok(_) => println!("refused: closed without a word"),
+            Err(error) => println!("refused: {error}"),
+        }
+    }
+}
 
 /// A leaf for `id`, signed by an authority of our own.
 fn forged(id: &str) -> Result<Credentials> {
