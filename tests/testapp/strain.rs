@@ -42,6 +42,15 @@ pub(crate) enum Command {
         #[arg(long, default_value_t = 1 << 30)]
         bytes: u64,
     },
+    /// One long response that is read, and one long body that the server reads, only after a pause.
+    Pause {
+        url: Uri,
+        /// Each way.
+        #[arg(long, default_value_t = 64 << 20)]
+        bytes: u64,
+        #[arg(long, default_value_t = 40)]
+        seconds: u64,
+    },
     /// One long response that is not read.
     Deaf {
         url: Uri,
@@ -87,6 +96,11 @@ pub(crate) async fn run(command: Command) -> Result<Strain> {
             idle(&mut strain, &url, connections, time, quiet).await
         }
         Command::Upload { url, bytes } => upload(&mut strain, &url, bytes).await,
+        Command::Pause {
+            url,
+            bytes,
+            seconds,
+        } => pause(&mut strain, &url, bytes, Duration::from_secs(seconds)).await,
         Command::Deaf { url, seconds } => {
             deaf(&mut strain, &url, Duration::from_secs_f64(seconds)).await
         }
@@ -165,21 +179,49 @@ async fn ask(raw: &mut Raw) -> Result<()> {
 
 async fn upload(strain: &mut Strain, url: &Uri, bytes: u64) -> Result<()> {
     let mut raw = Raw::connect(url).await?;
+    strain.opened = 1;
+    strain.bytes = digested(&mut raw, "/digest", bytes).await?;
+    strain.answered = 1;
+    Ok(())
+}
+
+/// Sends so many bytes, which must all arrive.
+async fn digested(raw: &mut Raw, path: &str, bytes: u64) -> Result<u64> {
     raw.send(format!(
-        "POST /digest HTTP/1.1\r\nHost: x\r\nContent-Length: {bytes}\r\n\r\n"
+        "POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {bytes}\r\n\r\n"
     ))
     .await?;
-    strain.opened = 1;
     for piece in pattern::pieces(bytes) {
         raw.send(&piece).await?;
-        strain.bytes += piece.len() as u64;
     }
     let answer = raw.response().await?.expect(200)?.text();
     ensure!(
         answer == format!("{bytes} {}\n", pattern::sha256(bytes)),
         "the app saw {answer}"
     );
-    strain.answered = 1;
+    Ok(bytes)
+}
+
+async fn pause(strain: &mut Strain, url: &Uri, bytes: u64, time: Duration) -> Result<()> {
+    let down = async {
+        let mut raw = Raw::connect(url).await?;
+        raw.send(format!("GET /bytes/{bytes} HTTP/1.1\r\nHost: x\r\n\r\n"))
+            .await?;
+        let head = raw.head().await?;
+        sleep(time).await;
+        let read = raw.rest(head).await?.body.len() as u64;
+        ensure!(read == bytes, "{read} of {bytes} bytes came down");
+        Ok(())
+    };
+    let up = async {
+        let mut raw = Raw::connect(url).await?;
+        digested(&mut raw, &format!("/continue/{}", time.as_millis()), bytes).await
+    };
+    let (down, up) = tokio::join!(down, up);
+    strain.opened = 2;
+    down.context("a reader that pauses")?;
+    up.context("a server that pauses")?;
+    strain.answered = 2;
     Ok(())
 }
 
