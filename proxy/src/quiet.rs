@@ -7,7 +7,7 @@
 use std::cell::Cell;
 use std::convert::Infallible;
 use std::fmt;
-use std::future::poll_fn;
+use std::future::{pending, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
 use std::time::Duration;
@@ -211,6 +211,15 @@ async fn race<E>(
     detect: Detect,
     open: impl AsyncFnOnce() -> Result<Io, E>,
 ) -> Result<First, Undecided<E>> {
+    let turn = async {
+        let slot = learnt.races.acquire().await;
+        if learnt.client_speaks_first() {
+            // Learnt from others meanwhile: the turn is the next one's, and the client has all the time.
+            drop(slot);
+            return pending().await;
+        }
+        slot
+    };
     let _slot = tokio::select! {
         biased;
         said = listen(client, &mut bytes, detect) => {
@@ -218,7 +227,7 @@ async fn race<E>(
             learnt.client_spoke(&protocol);
             return Ok(First::Client { protocol, bytes: bytes.freeze(), upstream: None });
         }
-        slot = learnt.races.acquire() => slot,
+        slot = turn => slot,
     };
     let mut opening = pin!(open());
     let mut opened = tokio::select! {

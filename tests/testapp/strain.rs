@@ -154,9 +154,9 @@ async fn idle(
     println!("idle");
     sleep(time).await;
     if quiet {
-        for raw in &mut open {
-            ask(raw).await?;
-            strain.answered += 1;
+        for batch in open.chunks_mut(BATCH) {
+            futures_util::future::try_join_all(batch.iter_mut().map(ask)).await?;
+            strain.answered += batch.len() as u64;
         }
     }
     strain.closed = closed(open).await;

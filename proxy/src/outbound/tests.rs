@@ -100,6 +100,11 @@ async fn quiet_clients_do_not_open_an_upstream_each() {
         let mut heard = [0; CLIENT_HELLO.len()];
         app.read_exact(&mut heard).await.unwrap();
         assert_eq!(heard, CLIENT_HELLO);
+
+        // From it, all have learnt who speaks first: no turn that becomes free is taken.
+        drop(opened);
+        let opened = tokio::time::timeout(5 * MOMENT, listener.accept()).await;
+        assert!(opened.is_err(), "opened in vain");
     };
     LocalSet::new().run_until(test).await;
 }
