@@ -6,6 +6,7 @@
 mod apiserver;
 mod check;
 mod control_plane;
+mod inject;
 mod install;
 mod observers;
 mod source;
