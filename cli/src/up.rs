@@ -5,10 +5,10 @@ use std::{
     io::Read,
     path::{Path, PathBuf},
     process::ExitCode,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use jiff::SignedDuration;
 use mesh_api::local::{ListRequest, ListResponse, LogsRequest};
 use tokio::{
@@ -17,10 +17,13 @@ use tokio::{
 };
 
 use crate::{
-    client::{LocalMesh, block_on},
+    client::{LocalMesh, block_on, call},
     local::{self, Inject, Mesh, Options, Source},
 };
 
+/// How often the mesh is looked at, before and after it is ready.
+const EAGER: Duration = Duration::from_millis(50);
+const CALM: Duration = Duration::from_secs(1);
 /// When to say that something is slow.
 const SLOW: Duration = Duration::from_secs(15);
 /// Between the end of the mesh's sockets and of its processes.
@@ -54,6 +57,9 @@ pub struct Args {
     /// The lifetime of certificates.
     #[arg(long, value_name = "TIME")]
     leaf_lifetime: Option<SignedDuration>,
+    /// The lifetime of root certificates.
+    #[arg(long, value_name = "TIME")]
+    root_lifetime: Option<SignedDuration>,
     /// The log level of the proxies and the controller.
     #[arg(long, default_value = "info", value_name = "LEVEL")]
     log_level: String,
@@ -83,9 +89,8 @@ async fn up(args: Args) -> anyhow::Result<()> {
             .collect::<Result<_, _>>()?,
         namespace: args.namespace.clone(),
         inject: args.inject,
-        leaf_lifetime: args
-            .leaf_lifetime
-            .map(|time| format!("{}s", time.as_secs())),
+        leaf_lifetime: args.leaf_lifetime.map(lifetime),
+        root_lifetime: args.root_lifetime.map(lifetime),
         log_level: args.log_level.clone(),
         detached: args.detach,
         ..Options::default()
@@ -96,74 +101,82 @@ async fn up(args: Args) -> anyhow::Result<()> {
     let result = tokio::select! {
         result = serve(&args, &address) => result,
         ended = mesh.ended() => return ended.map(|()| println!("The mesh has ended.")),
-        _ = interrupt.recv() => Ok(()),
-        _ = terminate.recv() => Ok(()),
-        _ = hangup.recv() => Ok(()),
+        _ = interrupt.recv() => return mesh.stop().await,
+        _ = terminate.recv() => return mesh.stop().await,
+        _ = hangup.recv() => return mesh.stop().await,
     };
     match result {
-        Ok(()) if args.detach => Ok(()),
+        // Ready, and to be left alone.
+        Ok(()) => Ok(()),
         // A call that failed because the mesh has ended says less than the end itself.
         Err(error) => match timeout(MOMENT, mesh.ended()).await {
             Ok(ended) => ended,
             Err(_) => mesh.stop().await.and(Err(error)),
         },
-        Ok(()) => mesh.stop().await,
     }
 }
 
 /// Tells how the mesh is, until the end; or until it is ready, where it is to be left alone then.
 async fn serve(args: &Args, address: &LocalMesh) -> anyhow::Result<()> {
+    let patience = match args.wait {
+        Some(wait) => wait.try_into().context("--wait must not be negative")?,
+        None => SLOW,
+    };
     let mut client = address.local().await?;
-    let first = client.list(ListRequest {}).await?.into_inner();
-    let (mut told, mut crashes) = (BTreeSet::new(), BTreeMap::new());
-    tell_warnings(&first, &mut told);
-
-    if let Some(wait) = args.wait {
-        local::ready(
-            address,
-            wait.try_into().context("--wait must not be negative")?,
-        )
-        .await?;
-    } else if let Err(error) = local::ready(address, SLOW).await {
-        eprintln!("{error:#}");
-        eprintln!("Still waiting. See what they print: mesh local logs NAMESPACE/POD");
-        while !client.list(ListRequest {}).await?.into_inner().ready {
-            sleep(Duration::from_millis(200)).await;
-        }
-    }
-    let list = client.list(ListRequest {}).await?.into_inner();
-    tell_ready(args, &list);
-    if args.detach {
-        return Ok(());
-    }
-    if args.logs {
-        tokio::spawn(follow(address.clone()));
-    }
+    let mut told = Told::default();
+    let deadline = Instant::now() + patience;
+    let (mut ready, mut slow) = (false, false);
     loop {
-        sleep(Duration::from_secs(1)).await;
-        let list = client.list(ListRequest {}).await?.into_inner();
-        tell_warnings(&list, &mut told);
-        tell_crashes(&list, &mut crashes);
-    }
-}
-
-fn tell_warnings(list: &ListResponse, told: &mut BTreeSet<String>) {
-    for warning in &list.warnings {
-        if told.insert(warning.clone()) {
-            eprintln!("Warning: {warning}");
+        let list = call(client.list(ListRequest {})).await?;
+        told.tell(&list);
+        if !ready && list.ready {
+            ready = true;
+            tell_ready(args, &list);
+            if args.detach {
+                return Ok(());
+            }
+            if args.logs {
+                tokio::spawn(follow(address.clone()));
+            }
         }
+        if !ready && !slow && Instant::now() > deadline {
+            let unready = format!("not ready after {patience:?}:\n{}", local::unready(&list));
+            if args.wait.is_some() {
+                bail!("{unready}");
+            }
+            slow = true;
+            eprintln!(
+                "{unready}\nStill waiting. See what they print: mesh local logs NAMESPACE/POD"
+            );
+        }
+        sleep(if ready { CALM } else { EAGER }).await;
     }
-    // One that was repaired and comes back is news.
-    told.retain(|warning| list.warnings.contains(warning));
 }
 
-/// Says once of each pod and reason that it was restarted.
-fn tell_crashes(list: &ListResponse, told: &mut BTreeMap<String, String>) {
-    for pod in list.pods.iter().filter(|pod| pod.restarts > 0) {
-        let name = format!("{}/{}", pod.namespace, pod.name);
-        if !pod.reason.is_empty() && told.get(&name) != Some(&pod.reason) {
-            eprintln!("{name} was restarted: {}", pod.reason);
-            told.insert(name, pod.reason.clone());
+/// What the user has been told already.
+#[derive(Default)]
+struct Told {
+    warnings: BTreeSet<String>,
+    /// Why each pod was restarted last.
+    restarts: BTreeMap<String, String>,
+}
+
+impl Told {
+    fn tell(&mut self, list: &ListResponse) {
+        for warning in &list.warnings {
+            if self.warnings.insert(warning.clone()) {
+                eprintln!("Warning: {warning}");
+            }
+        }
+        // One that was repaired and comes back is news.
+        self.warnings
+            .retain(|warning| list.warnings.contains(warning));
+        for pod in list.pods.iter().filter(|pod| pod.restarts > 0) {
+            let name = format!("{}/{}", pod.namespace, pod.name);
+            if !pod.reason.is_empty() && self.restarts.get(&name) != Some(&pod.reason) {
+                eprintln!("{name} is restarted: {}", pod.reason);
+                self.restarts.insert(name, pod.reason.clone());
+            }
         }
     }
 }
@@ -222,6 +235,11 @@ async fn follow(address: LocalMesh) -> anyhow::Result<()> {
         println!("{} | {}", line.source, line.line);
     }
     Ok(())
+}
+
+/// As the controller's flags take it.
+fn lifetime(time: SignedDuration) -> String {
+    format!("{}s", time.as_secs())
 }
 
 fn source(path: &Path) -> anyhow::Result<Source> {

@@ -15,6 +15,8 @@ pub(crate) struct Config {
     pub(crate) inject: Inject,
     /// Lifetime of leaf certificates, as the controller's flag takes it.
     pub(crate) leaf_lifetime: Option<String>,
+    /// Lifetime of root certificates, as the controller's flag takes it.
+    pub(crate) root_lifetime: Option<String>,
     /// Log level of the proxies and the controller.
     pub(crate) log_level: String,
     /// Lives on when the one who started it ends.

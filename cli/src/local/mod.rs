@@ -66,6 +66,8 @@ pub struct Options {
     pub inject: Inject,
     /// Lifetime of leaf certificates, for example "24h"; none: the controller's default.
     pub leaf_lifetime: Option<String>,
+    /// Lifetime of root certificates, for example "365d"; none: the controller's default.
+    pub root_lifetime: Option<String>,
     /// Log level of the proxies and the controller.
     pub log_level: String,
     /// Lives on when this process ends, until [`stop`] or `mesh down`.
@@ -86,6 +88,7 @@ impl Default for Options {
             namespace: "default".into(),
             inject: Inject::default(),
             leaf_lifetime: None,
+            root_lifetime: None,
             log_level: "info".into(),
             detached: false,
             program: sandbox::PROGRAM.into(),
@@ -306,6 +309,7 @@ impl From<Options> for Config {
             namespace: options.namespace,
             inject: options.inject,
             leaf_lifetime: options.leaf_lifetime,
+            root_lifetime: options.root_lifetime,
             log_level: options.log_level,
             detached: options.detached,
             proxy_args: options.proxy_args,

@@ -206,7 +206,8 @@ impl Keeper {
             .map_or_else(ToString::to_string, |status| describe(*status));
         let name = &self.container.name;
         status.reason = match self.logs.last(&self.source) {
-            Some(words) => format!("{name} {how}: {words}"),
+            // A command that can't be started is told by this program, in its own name.
+            Some(words) => format!("{name} {how}: {}", words.trim_start_matches("mesh: ")),
             None => format!("{name} {how}"),
         };
         ended.is_ok_and(|status| status.success())

@@ -89,5 +89,8 @@ fn command(config: &Config, observe: OwnedFd) -> Command {
     if let Some(lifetime) = &config.leaf_lifetime {
         command.args(["--leaf-lifetime", lifetime]);
     }
+    if let Some(lifetime) = &config.root_lifetime {
+        command.args(["--root-lifetime", lifetime]);
+    }
     command
 }
