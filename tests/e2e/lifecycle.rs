@@ -100,6 +100,11 @@ fn figures_reach_the_commands() {
         assert!(table.contains("web"), "mesh {command}: {table}");
     }
     assert!(tap.contains("/bytes/100"), "mesh tap: {tap}");
+    // What a failing test prints.
+    let logs = mesh.logs();
+    for part in ["/mesh-proxy |", "controller |"] {
+        assert!(logs.contains(part), "no {part} in the logs: {logs}");
+    }
     let output = mesh.cli(&["stat", "deploy/wbe"]);
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(

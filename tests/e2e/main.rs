@@ -7,6 +7,7 @@ mod debian;
 mod demo;
 mod lifecycle;
 mod malformed;
+mod manifests;
 mod memory;
 mod network;
 mod peers;

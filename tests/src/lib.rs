@@ -28,6 +28,12 @@ pub mod echo {
     tonic::include_proto!("mesh.testapp");
 }
 
+/// The standard health service.
+#[allow(missing_docs, clippy::all, unreachable_pub, unused_qualifications)]
+pub mod health {
+    tonic::include_proto!("grpc.health.v1");
+}
+
 /// Says that a test can't run here, and why; the test returns.
 pub fn skip(test: &str, why: &str) {
     println!("{test}: skipped: {why}");

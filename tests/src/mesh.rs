@@ -56,6 +56,15 @@ impl Mesh {
     /// # Panics
     /// The mesh does not become ready in 60 s: shows its output.
     pub fn up(test: &str, apps: &[App], options: &Options) -> Option<Self> {
+        let manifests: String = apps.iter().map(App::yaml).collect();
+        Self::up_with(test, &manifests, options)
+    }
+
+    /// The same, of manifests as text.
+    ///
+    /// # Panics
+    /// As [`Mesh::up`].
+    pub fn up_with(test: &str, manifests: &str, options: &Options) -> Option<Self> {
         if let Err(why) = namespaces_possible() {
             crate::skip(test, &why);
             return None;
@@ -69,7 +78,6 @@ impl Mesh {
         for path in ["tmp", "run", "manifests", "shared"] {
             fs::create_dir(folder.path().join(path)).expect("a folder for the test");
         }
-        let manifests: String = apps.iter().map(App::yaml).collect();
         fs::write(folder.path().join("manifests/apps.yaml"), manifests).expect("the manifests");
 
         let before = Snapshot::take();
@@ -350,9 +358,7 @@ impl Drop for Mesh {
         if thread::panicking() {
             println!("--- mesh up said ---\n{}", log(self.folder.path()));
             if !self.ended {
-                for source in self.list_sources() {
-                    println!("{}", logs(&self.name, &source));
-                }
+                println!("{}", self.logs());
                 let _ = kill(Pid::from_raw(self.id() as i32), Signal::SIGKILL);
                 let _ = self.child.wait();
             }
@@ -365,6 +371,15 @@ impl Drop for Mesh {
 }
 
 impl Mesh {
+    /// The end of what every pod and the controller have printed.
+    pub fn logs(&self) -> String {
+        let sources = self.list_sources();
+        sources
+            .iter()
+            .map(|source| logs(&self.name, source))
+            .collect()
+    }
+
     /// What has logs; nothing when the mesh does not answer any more.
     fn list_sources(&self) -> Vec<String> {
         let mut client = self.client.clone();
@@ -457,8 +472,14 @@ fn logs(name: &str, source: &str) -> String {
     let output = Command::new(binary::mesh())
         .args(["local", "logs", "--name", name, source])
         .output();
-    let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
-    let text = text.unwrap_or_default();
+    // What went wrong instead is worth a line too.
+    let text = match output {
+        Ok(output) => {
+            [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned())
+        }
+        Err(error) => [error.to_string(), String::new()],
+    }
+    .concat();
     let lines: Vec<_> = text.lines().rev().take(40).collect();
     let lines: String = lines.iter().rev().map(|line| format!("{line}\n")).collect();
     format!("--- {source} ---\n{lines}")

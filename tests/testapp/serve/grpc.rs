@@ -7,17 +7,23 @@ use std::{
 };
 
 use anyhow::Result;
-use hyper_util::service::TowerToHyperService;
+use hyper::{body::Incoming, service::service_fn};
 use mesh_tests::{
     echo::{
         Answer, Call, Chunk,
         echo_server::{Echo, EchoServer},
+    },
+    health::{
+        HealthCheckRequest, HealthCheckResponse,
+        health_check_response::ServingStatus,
+        health_server::{Health, HealthServer},
     },
     pattern::{self, Digested},
 };
 use tokio::{net::TcpListener, sync::watch};
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Code, Request, Response, Status, Streaming, metadata::MetadataMap};
+use tower::Service as _;
 
 use super::{App, http};
 
@@ -26,8 +32,36 @@ pub(super) async fn serve(
     app: Arc<App>,
     stopped: watch::Receiver<bool>,
 ) -> Result<()> {
-    let service = TowerToHyperService::new(EchoServer::new(Service { app }));
+    let echo = EchoServer::new(Service { app });
+    let health = HealthServer::new(Well);
+    let service = service_fn(move |request: ::http::Request<Incoming>| {
+        let (mut echo, mut health) = (echo.clone(), health.clone());
+        async move {
+            match request.uri().path().starts_with("/grpc.health.v1.Health/") {
+                true => health.call(request).await,
+                false => echo.call(request).await,
+            }
+        }
+    });
     http::accept(listener, service, stopped).await
+}
+
+/// Knows of the whole server and of its one service.
+struct Well;
+
+#[tonic::async_trait]
+impl Health for Well {
+    async fn check(
+        &self,
+        request: Request<HealthCheckRequest>,
+    ) -> Result<Response<HealthCheckResponse>, Status> {
+        match request.into_inner().service.as_str() {
+            "" | "mesh.testapp.Echo" => Ok(Response::new(HealthCheckResponse {
+                status: ServingStatus::Serving.into(),
+            })),
+            other => Err(Status::not_found(format!("{other:?} is not served here"))),
+        }
+    }
 }
 
 struct Service {
