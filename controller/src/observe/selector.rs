@@ -10,6 +10,9 @@ pub(super) const SERVICE: &str = "service";
 pub(super) const POD: &str = "pod";
 pub(super) const NAMESPACE: &str = "namespace";
 
+/// Names that an answer lists at most.
+const SHOWN: usize = 10;
+
 /// Names one row of statistics.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Resource {
@@ -127,14 +130,33 @@ pub(super) fn check(selector: &Selector, known: &BTreeSet<Resource>) -> Result<(
     ))
 }
 
+/// Names what was probably meant, or what there is.
 fn not_found<'a>(what: &str, name: &str, known: impl Iterator<Item = &'a str>) -> Status {
-    let nearest = known.min_by_key(|candidate| (distance(name, candidate), *candidate));
-    match nearest {
-        Some(nearest) => {
-            Status::not_found(format!("there is no {what}: did you mean {nearest:?}?"))
-        }
-        None => Status::not_found(format!("there is no {what}")),
+    let known: BTreeSet<&str> = known.collect();
+    let nearest = known
+        .iter()
+        .filter(|candidate| is_near(name, candidate))
+        .min_by_key(|candidate| (distance(name, candidate), **candidate));
+    if let Some(nearest) = nearest {
+        return Status::not_found(format!("there is no {what}: did you mean {nearest:?}?"));
     }
+    if known.is_empty() {
+        return Status::not_found(format!("there is no {what}"));
+    }
+    let shown: Vec<&str> = known.iter().copied().take(SHOWN).collect();
+    let more = if known.len() > SHOWN { ", …" } else { "" };
+    Status::not_found(format!(
+        "there is no {what}; there are: {}{more}",
+        shown.join(", ")
+    ))
+}
+
+/// Mistyped (two letters, or one in three), or written in part.
+fn is_near(name: &str, candidate: &str) -> bool {
+    let letters = name.chars().count().max(candidate.chars().count());
+    let typos = letters.div_ceil(3).max(2);
+    let distance = distance(name, candidate);
+    (!name.is_empty() && candidate.contains(name)) || (distance <= typos && distance < letters)
 }
 
 /// Levenshtein distance, of characters.
@@ -204,6 +226,18 @@ mod tests {
         assert_eq!(
             message(selector("shp", "", "")),
             r#"there is no namespace "shp": did you mean "shop"?"#
+        );
+        assert_eq!(
+            message(selector("", "deployment", "wbe")),
+            r#"there is no deployment "wbe": did you mean "web"?"#
+        );
+        assert_eq!(
+            message(selector("shop", "pod", "web")),
+            r#"there is no pod "web" in namespace "shop": did you mean "web-1"?"#
+        );
+        assert_eq!(
+            message(selector("", "deployment", "nosuch")),
+            r#"there is no deployment "nosuch"; there are: billing, orders, web"#
         );
         assert_eq!(
             message(selector("", "statefulset", "web")),

@@ -51,11 +51,15 @@ pub enum Event {
 
 /// The kinds of objects that the index understands. They travel in the box of [`Event::Applied`].
 #[derive(Clone, Debug, PartialEq)]
-#[allow(missing_docs, clippy::large_enum_variant)]
+#[allow(clippy::large_enum_variant, reason = "they travel in a box")]
 pub enum Object {
+    /// Its labels say what its pods inherit.
     Namespace(Namespace),
+    /// An address with an identity.
     Pod(Pod),
+    /// A name, addresses and ports that lead to pods.
     Service(Service),
+    /// Some of the pods behind a Service.
     EndpointSlice(EndpointSlice),
     /// Only whose it is matters.
     ReplicaSet(ObjectMeta),
@@ -65,13 +69,18 @@ pub enum Object {
 
 /// The kind of an [`Object`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[allow(missing_docs)]
 pub enum Kind {
+    /// `v1` Namespace.
     Namespace,
+    /// `v1` Pod.
     Pod,
+    /// `v1` Service.
     Service,
+    /// `discovery.k8s.io/v1` EndpointSlice.
     EndpointSlice,
+    /// `apps/v1` ReplicaSet.
     ReplicaSet,
+    /// `batch/v1` Job.
     Job,
 }
 
