@@ -119,7 +119,6 @@ pub(super) fn parse(text: &[u8]) -> Result<Vec<StoredRoot>, serde_json::Error> {
 
 /// Writes a file so that a reader, or a restart after a crash, sees the old or the new content.
 pub(super) fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
-    let folder = path.parent().unwrap_or_else(|| Path::new("."));
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(".new");
     let mut file = OpenOptions::new()
@@ -133,5 +132,24 @@ pub(super) fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> 
     file.write_all(content)?;
     file.sync_all()?;
     fs::rename(&temporary, path)?;
-    fs::File::open(folder)?.sync_all()
+    fs::File::open(folder(path))?.sync_all()
+}
+
+/// The folder that a file is in, which is not named where the path is only a name.
+fn folder(path: &Path) -> &Path {
+    let named = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    named.unwrap_or(Path::new("."))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_without_a_folder_is_in_the_current_one() {
+        assert_eq!(folder(Path::new("bundle.pem")), Path::new("."));
+        assert_eq!(folder(Path::new("run/bundle.pem")), Path::new("run"));
+    }
 }
