@@ -161,6 +161,33 @@ fn the_injector_takes_its_settings() {
 }
 
 #[test]
+fn the_controller_takes_its_arguments() {
+    #[derive(clap::Parser)]
+    struct Program {
+        #[command(subcommand)]
+        command: mesh_controller::Command,
+    }
+    for (name, options) in variants() {
+        let (_, objects) = rendered(&options);
+        let deployment = objects.iter().find(|object| object["kind"] == "Deployment");
+        let container = &deployment.unwrap()["spec"]["template"]["spec"]["containers"][0];
+        let arguments = container["args"].as_array().unwrap().iter();
+        let arguments = ["mesh-controller"]
+            .into_iter()
+            .chain(arguments.map(|argument| argument.as_str().unwrap()));
+        let program = <Program as clap::Parser>::try_parse_from(arguments);
+        let program = program.unwrap_or_else(|error| panic!("{name}: {error}"));
+        let mesh_controller::Command::Run(run) = program.command;
+        assert_eq!(run.source, mesh_controller::SourceKind::Kubernetes);
+        assert_eq!(
+            run.trust_domain,
+            options.trust_domain.as_deref().unwrap_or("cluster.local")
+        );
+        assert_eq!(run.ca_secret, options.ca_secret, "{name}");
+    }
+}
+
+#[test]
 fn the_versions_of_the_chart_are_this_programs() {
     let version = env!("CARGO_PKG_VERSION");
     let chart: Value =
