@@ -17,6 +17,7 @@ mod events;
 mod faults;
 mod kinds;
 mod meta;
+mod openapi;
 mod patch;
 mod portforward;
 mod read;
@@ -33,6 +34,7 @@ mod status;
 mod store;
 mod subresource;
 mod token;
+mod typed;
 mod watch;
 mod write;
 
@@ -75,15 +77,17 @@ impl ApiServer {
             .enable_all()
             .build()?;
         let served = api.clone();
-        let thread = std::thread::Builder::new().name("apiserver".to_owned()).spawn(move || {
-            runtime.block_on(async {
-                tokio::select! {
-                    () = serve::serve(served, listener, tls) => {}
-                    _ = stopped => {}
-                }
-            });
-            runtime.shutdown_background();
-        })?;
+        let thread = std::thread::Builder::new()
+            .name("apiserver".to_owned())
+            .spawn(move || {
+                runtime.block_on(async {
+                    tokio::select! {
+                        () = serve::serve(served, listener, tls) => {}
+                        _ = stopped => {}
+                    }
+                });
+                runtime.shutdown_background();
+            })?;
         Ok(Self {
             api,
             address,
@@ -117,14 +121,22 @@ impl ApiServer {
         pod: &str,
         ports: impl IntoIterator<Item = (u16, SocketAddr)>,
     ) {
-        let mut served = self.api.pod_ports.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut served = self
+            .api
+            .pod_ports
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let pod = (namespace.to_owned(), pod.to_owned());
         served.entry(pod).or_default().extend(ports);
     }
 
     /// Says where the webhook behind a Service is served on this machine.
     pub(crate) fn serve_service(&self, namespace: &str, service: &str, address: SocketAddr) {
-        let mut served = self.api.service_addresses.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut served = self
+            .api
+            .service_addresses
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         served.insert((namespace.to_owned(), service.to_owned()), address);
     }
 }

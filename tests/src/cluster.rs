@@ -34,7 +34,8 @@ pub struct Cluster {
 #[derive(Debug)]
 enum Server {
     Memory(ApiServer),
-    Real(RealServer),
+    /// Held for what dropping it ends.
+    Real(#[expect(dead_code, reason = "held for its drop")] RealServer),
 }
 
 impl Cluster {
@@ -100,7 +101,10 @@ impl Cluster {
     /// A kubeconfig file for a bearer token, such as a service account's.
     pub fn kubeconfig_for(&self, token: &str) -> PathBuf {
         let admin = fs::read_to_string(&self.kubeconfig).expect("the kubeconfig of this cluster");
-        let path = self.folder.path().join(format!("kubeconfig-{}", fastrand::u64(..)));
+        let path = self
+            .folder
+            .path()
+            .join(format!("kubeconfig-{}", fastrand::u64(..)));
         fs::write(&path, kubeconfig::with_token(&admin, token)).expect("a kubeconfig for a token");
         path
     }
@@ -129,14 +133,18 @@ impl Cluster {
         ports: impl IntoIterator<Item = (u16, SocketAddr)>,
     ) -> bool {
         let memory = self.memory();
-        memory.map(|server| server.serve_pod_ports(namespace, pod, ports)).is_some()
+        memory
+            .map(|server| server.serve_pod_ports(namespace, pod, ports))
+            .is_some()
     }
 
     /// Lets a webhook configuration that names a Service reach a socket of this machine.
     /// In memory only (give a real API server a URL); `false` if this cluster can't.
     pub fn serve_service(&self, namespace: &str, service: &str, address: SocketAddr) -> bool {
         let memory = self.memory();
-        memory.map(|server| server.serve_service(namespace, service, address)).is_some()
+        memory
+            .map(|server| server.serve_service(namespace, service, address))
+            .is_some()
     }
 
     /// Ends all watches at once. In memory only; `false` if this cluster can't.
@@ -152,7 +160,9 @@ impl Cluster {
 
     /// Makes the server unavailable, or available again. In memory only; `false` if this cluster can't.
     pub fn set_availability(&self, availability: Availability) -> bool {
-        self.memory().map(|server| server.set_availability(availability)).is_some()
+        self.memory()
+            .map(|server| server.set_availability(availability))
+            .is_some()
     }
 
     fn memory(&self) -> Option<&ApiServer> {

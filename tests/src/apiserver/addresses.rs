@@ -34,7 +34,12 @@ impl Addresses {
         } else {
             let mut asked: Vec<String> = strings(&spec["clusterIPs"]);
             if asked.is_empty() {
-                asked.extend(spec["clusterIP"].as_str().filter(|ip| !ip.is_empty()).map(str::to_owned));
+                asked.extend(
+                    spec["clusterIP"]
+                        .as_str()
+                        .filter(|ip| !ip.is_empty())
+                        .map(str::to_owned),
+                );
             }
             let mut given = Vec::new();
             for (index, family) in families.iter().enumerate() {
@@ -68,7 +73,9 @@ impl Addresses {
             let why = format!("failed to allocate IP {text}: {why}");
             Cause::invalid("spec.clusterIPs", &json!([text]), &why)
         };
-        let ip: IpAddr = text.parse().map_err(|_| refused("must be a valid IP address"))?;
+        let ip: IpAddr = text
+            .parse()
+            .map_err(|_| refused("must be a valid IP address"))?;
         if !in_range(ip) {
             return Err(refused("the provided IP is not in the valid range"));
         }
@@ -101,7 +108,11 @@ fn families(spec: &Value) -> Vec<String> {
         Some("PreferDualStack" | "RequireDualStack")
     );
     if dual && families.len() == 1 {
-        let other = if families[0] == "IPv4" { "IPv6" } else { "IPv4" };
+        let other = if families[0] == "IPv4" {
+            "IPv6"
+        } else {
+            "IPv4"
+        };
         families.push(other.to_owned());
     }
     families
@@ -143,7 +154,10 @@ mod tests {
         let single = allocated(&mut addresses, json!({}));
         assert_eq!(single["clusterIPs"], json!([single["clusterIP"]]));
         assert_eq!(single["ipFamilies"], json!(["IPv4"]));
-        let dual = allocated(&mut addresses, json!({ "ipFamilyPolicy": "RequireDualStack" }));
+        let dual = allocated(
+            &mut addresses,
+            json!({ "ipFamilyPolicy": "RequireDualStack" }),
+        );
         assert_eq!(dual["ipFamilies"], json!(["IPv4", "IPv6"]));
         assert_eq!(dual["clusterIPs"].as_array().map(Vec::len), Some(2));
         let headless = allocated(&mut addresses, json!({ "clusterIP": "None" }));
@@ -155,7 +169,9 @@ mod tests {
         let mut addresses = Addresses::default();
         let asked = json!({ "spec": { "clusterIP": "10.96.0.10" } });
         assert!(addresses.allocate(&mut asked.clone()).is_ok());
-        let refused = addresses.allocate(&mut asked.clone()).expect_err("it is taken");
+        let refused = addresses
+            .allocate(&mut asked.clone())
+            .expect_err("it is taken");
         assert!(refused.message.contains("already allocated"), "{refused:?}");
         addresses.release(&json!({ "spec": { "clusterIPs": ["10.96.0.10"] } }));
         assert!(addresses.allocate(&mut asked.clone()).is_ok());

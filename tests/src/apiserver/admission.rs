@@ -63,7 +63,11 @@ pub(super) async fn mutate(
     mut object: Value,
     old: Option<&Value>,
 ) -> Result<Value, Status> {
-    let hooks = rules::hooks(api, call, "mutatingwebhookconfigurations.admissionregistration.k8s.io");
+    let hooks = rules::hooks(
+        api,
+        call,
+        "mutatingwebhookconfigurations.admissionregistration.k8s.io",
+    );
     // Those asked already that want to be asked again, and whether they must be.
     let mut again: Vec<(usize, bool)> = Vec::new();
     for (index, hook) in hooks.iter().enumerate() {
@@ -103,13 +107,19 @@ async fn ask_to_mutate(
     };
     let name = hook["name"].as_str().unwrap_or_default();
     let internal = |why: String| {
-        Status::internal(format!("error decoding the patch of admission webhook {name:?}: {why}"))
+        Status::internal(format!(
+            "error decoding the patch of admission webhook {name:?}: {why}"
+        ))
     };
     if answer["patchType"] != "JSONPatch" {
         let kind = answer["patchType"].to_string();
-        return Err(internal(format!("its patchType is {kind}, not \"JSONPatch\"")));
+        return Err(internal(format!(
+            "its patchType is {kind}, not \"JSONPatch\""
+        )));
     }
-    let patch = STANDARD.decode(patch).map_err(|why| internal(why.to_string()))?;
+    let patch = STANDARD
+        .decode(patch)
+        .map_err(|why| internal(why.to_string()))?;
     let patch: json_patch::Patch =
         serde_json::from_slice(&patch).map_err(|why| internal(why.to_string()))?;
     let before = object.clone();
@@ -158,7 +168,11 @@ async fn ask_all(
 }
 
 /// One webhook's answer, if it is to be asked and could be.
-async fn ask(api: &Arc<Api>, question: &Question<'_>, hook: &Value) -> Result<Option<Value>, Status> {
+async fn ask(
+    api: &Arc<Api>,
+    question: &Question<'_>,
+    hook: &Value,
+) -> Result<Option<Value>, Status> {
     if !rules::concerns(api, hook, question) {
         return Ok(None);
     }
@@ -195,12 +209,17 @@ fn failed(hook: &Value, why: &str) -> Result<Option<Value>, Status> {
         return Ok(None);
     }
     let name = hook["name"].as_str().unwrap_or_default();
-    Err(Status::internal(format!("failed calling webhook {name:?}: {why}")))
+    Err(Status::internal(format!(
+        "failed calling webhook {name:?}: {why}"
+    )))
 }
 
 fn denied(name: &str, status: &Value) -> Status {
     let said = |field: &str| status[field].as_str().filter(|text| !text.is_empty());
-    let code = status["code"].as_u64().and_then(|code| u16::try_from(code).ok()).unwrap_or_default();
+    let code = status["code"]
+        .as_u64()
+        .and_then(|code| u16::try_from(code).ok())
+        .unwrap_or_default();
     let code = StatusCode::from_u16(code.max(400)).unwrap_or(StatusCode::BAD_REQUEST);
     let by = format!("admission webhook {name:?} denied the request");
     let message = match (said("message"), said("reason")) {
@@ -215,7 +234,8 @@ fn denied(name: &str, status: &Value) -> Status {
 fn review(question: &Question<'_>, uid: &str, dry_run: bool) -> Value {
     let call = question.call;
     let resource = &call.target.resource;
-    let kind = json!({ "group": resource.group, "version": resource.version, "kind": resource.kind });
+    let kind =
+        json!({ "group": resource.group, "version": resource.version, "kind": resource.kind });
     let of = json!({
         "group": resource.group, "version": resource.version, "resource": resource.plural,
     });

@@ -67,7 +67,11 @@ pub(super) fn track(call: &Call, old: &Value, object: &mut Value) {
             owned.fields.remove(&difference.set);
         }
     }
-    let before = managers.0.get(&own).map(|owned| owned.fields.clone()).unwrap_or_default();
+    let before = managers
+        .0
+        .get(&own)
+        .map(|owned| owned.fields.clone())
+        .unwrap_or_default();
     let mut fields = before.clone();
     fields.add(&difference.set);
     if fields != before {
@@ -110,21 +114,40 @@ pub(super) fn apply(
     let mut fields = FieldSet::of(wanted, &schema);
     strip(call, &mut fields);
     let mut object = merge::merge(old, wanted, &schema);
-    let last = managers.0.get(&own).map(|owned| owned.fields.clone()).unwrap_or_default();
+    let last = managers
+        .0
+        .get(&own)
+        .map(|owned| owned.fields.clone())
+        .unwrap_or_default();
     let others = |path: &Path| {
-        managers.0.iter().any(|(manager, owned)| *manager != own && owned.fields.reaches(path))
+        managers
+            .0
+            .iter()
+            .any(|(manager, owned)| *manager != own && owned.fields.reaches(path))
     };
-    let dropped = last.0.iter().filter(|path| !fields.reaches(path) && !others(path));
-    // Inner fields first, so that a list's item is still found when it goes itself.
-    for path in dropped.rev() {
+    let dropped = last
+        .0
+        .iter()
+        .filter(|path| !fields.reaches(path) && !others(path));
+    // Outer fields first: a list's item is found by fields of its own.
+    for path in dropped {
         merge::remove(&mut object, path);
     }
     let mut difference = Comparison::new(old, &object, &schema);
     strip(call, &mut difference.set);
     let mut conflicts = Vec::new();
-    for (manager, owned) in managers.0.iter_mut().filter(|(manager, _)| **manager != own) {
+    for (manager, owned) in managers
+        .0
+        .iter_mut()
+        .filter(|(manager, _)| **manager != own)
+    {
         let common = owned.fields.common(&difference.set);
-        conflicts.extend(common.0.iter().map(|path| (manager.describe(), display(path))));
+        conflicts.extend(
+            common
+                .0
+                .iter()
+                .map(|path| (manager.describe(), display(path))),
+        );
         owned.fields.remove(&common);
         owned.fields.remove(&difference.removed);
     }
@@ -167,9 +190,17 @@ fn strip(call: &Call, set: &mut FieldSet) {
             ["f:apiVersion" | "f:kind" | "f:metadata"] => false,
             [
                 "f:metadata",
-                "f:name" | "f:namespace" | "f:creationTimestamp" | "f:selfLink" | "f:uid"
-                | "f:generation" | "f:managedFields" | "f:resourceVersion" | "f:deletionTimestamp"
-                | "f:deletionGracePeriodSeconds" | "f:generateName",
+                "f:name"
+                | "f:namespace"
+                | "f:creationTimestamp"
+                | "f:selfLink"
+                | "f:uid"
+                | "f:generation"
+                | "f:managedFields"
+                | "f:resourceVersion"
+                | "f:deletionTimestamp"
+                | "f:deletionGracePeriodSeconds"
+                | "f:generateName",
                 ..,
             ] => steps[1] == "f:generateName",
             ["f:status", ..] => of_status || !status_apart,
@@ -201,7 +232,11 @@ impl Managers {
             let version = text(&entry["apiVersion"]);
             let manager = Manager {
                 name: text(&entry["manager"]),
-                version: if operation == "Apply" { String::new() } else { version.clone() },
+                version: if operation == "Apply" {
+                    String::new()
+                } else {
+                    version.clone()
+                },
                 operation,
                 subresource: text(&entry["subresource"]),
             };
@@ -245,7 +280,3 @@ impl Managers {
         object["metadata"]["managedFields"] = entries.collect();
     }
 }
-
-#[cfg(test)]
-#[path = "apply/tests.rs"]
-mod tests;

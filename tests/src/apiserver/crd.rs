@@ -21,7 +21,9 @@ pub(super) fn changed(state: &mut State, resource: &Resource, name: &str) {
     };
     let spec = &definition["spec"];
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    state.table.remove_custom(&text(&spec["group"]), &text(&spec["names"]["plural"]));
+    state
+        .table
+        .remove_custom(&text(&spec["group"]), &text(&spec["names"]["plural"]));
     let versions = spec["versions"].as_array().into_iter().flatten();
     for version in versions.filter(|version| version["served"] == true) {
         state.table.insert(served(spec, version));
@@ -66,7 +68,11 @@ pub(super) fn removed(state: &mut State, resource: &Resource, object: &Value) {
         resource: format!("{plural}.{group}").into(),
         namespace: None,
     };
-    let keys: Vec<_> = state.store.list(&scope).map(|(key, _)| key.clone()).collect();
+    let keys: Vec<_> = state
+        .store
+        .list(&scope)
+        .map(|(key, _)| key.clone())
+        .collect();
     for key in keys {
         state.store.remove(&key);
     }
@@ -98,7 +104,9 @@ fn served(spec: &Value, version: &Value) -> Resource {
         custom: Some(Custom {
             schema: version["schema"]["openAPIV3Schema"].clone(),
             scale: version["subresources"]["scale"].clone(),
-            selectable: selectable.map(|path| path.trim_start_matches('.').to_owned()).collect(),
+            selectable: selectable
+                .map(|path| path.trim_start_matches('.').to_owned())
+                .collect(),
         }),
     }
 }
@@ -108,8 +116,10 @@ pub(super) fn prune(resource: &Resource, object: &mut Value) {
     let Some(custom) = &resource.custom else {
         return;
     };
-    let kept: Vec<(&str, Value)> =
-        ["kind", "apiVersion", "metadata"].into_iter().map(|field| (field, object[field].take())).collect();
+    let kept: Vec<(&str, Value)> = ["kind", "apiVersion", "metadata"]
+        .into_iter()
+        .map(|field| (field, object[field].take()))
+        .collect();
     prune_by(&custom.schema, object);
     for (field, value) in kept {
         object[field] = value;
@@ -234,12 +244,16 @@ fn limits(schema: &Value, value: &Value, path: &str, causes: &mut Vec<Cause>) {
     if let (Some(least), Some(number)) = (schema["minimum"].as_f64(), value.as_f64())
         && number < least
     {
-        refuse(format!("{path} in body should be greater than or equal to {least}"));
+        refuse(format!(
+            "{path} in body should be greater than or equal to {least}"
+        ));
     }
     if let (Some(most), Some(number)) = (schema["maximum"].as_f64(), value.as_f64())
         && number > most
     {
-        refuse(format!("{path} in body should be less than or equal to {most}"));
+        refuse(format!(
+            "{path} in body should be less than or equal to {most}"
+        ));
     }
     let length = match value {
         Value::String(text) => Some((text.chars().count(), "minLength", "maxLength", "chars long")),
@@ -247,11 +261,23 @@ fn limits(schema: &Value, value: &Value, path: &str, causes: &mut Vec<Cause>) {
         _ => None,
     };
     if let Some((length, min, max, what)) = length {
-        if schema[min].as_u64().is_some_and(|least| (length as u64) < least) {
-            refuse(format!("{path} in body should be at least {} {what}", schema[min]));
+        if schema[min]
+            .as_u64()
+            .is_some_and(|least| (length as u64) < least)
+        {
+            refuse(format!(
+                "{path} in body should be at least {} {what}",
+                schema[min]
+            ));
         }
-        if schema[max].as_u64().is_some_and(|most| length as u64 > most) {
-            refuse(format!("{path} in body may not be longer than {} {what}", schema[max]));
+        if schema[max]
+            .as_u64()
+            .is_some_and(|most| length as u64 > most)
+        {
+            refuse(format!(
+                "{path} in body may not be longer than {} {what}",
+                schema[max]
+            ));
         }
     }
 }

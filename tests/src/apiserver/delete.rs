@@ -39,7 +39,9 @@ impl Options {
             uid: text(&body["preconditions"]["uid"]),
             version: text(&body["preconditions"]["resourceVersion"]),
             propagation: text(&body["propagationPolicy"]),
-            dry_run: body["dryRun"].as_array().is_some_and(|list| !list.is_empty()),
+            dry_run: body["dryRun"]
+                .as_array()
+                .is_some_and(|list| !list.is_empty()),
         };
         if body["orphanDependents"] == true {
             options.propagation = Some("Orphan".to_owned());
@@ -61,7 +63,12 @@ impl Options {
 
     fn check(&self, resource: &Resource, object: &Value) -> Result<(), Status> {
         let name = object["metadata"]["name"].as_str().unwrap_or_default();
-        let found = |field: &str| object["metadata"][field].as_str().unwrap_or_default().to_owned();
+        let found = |field: &str| {
+            object["metadata"][field]
+                .as_str()
+                .unwrap_or_default()
+                .to_owned()
+        };
         if let Some(uid) = &self.uid
             && *uid != found("uid")
         {
@@ -90,7 +97,11 @@ impl Options {
 ///
 /// # Errors
 /// It is not there (404), a precondition does not hold (409), a webhook says no.
-pub(super) async fn delete(api: &Arc<Api>, call: &Call, options: &Options) -> Result<Value, Status> {
+pub(super) async fn delete(
+    api: &Arc<Api>,
+    call: &Call,
+    options: &Options,
+) -> Result<Value, Status> {
     let resource = &call.target.resource;
     let name = call.target.name.as_deref().unwrap_or_default();
     for _ in 0..TRIES {
@@ -122,9 +133,13 @@ fn delete_stored(
     let grace = kinds::grace(resource, &object, options.grace);
     let waits = !meta::finalizers(&object).is_empty()
         || (resource.is("", "namespaces")
-            && object["spec"]["finalizers"].as_array().is_some_and(|list| !list.is_empty()));
+            && object["spec"]["finalizers"]
+                .as_array()
+                .is_some_and(|list| !list.is_empty()));
     let deleting = meta::is_deleting(&object);
-    let left = object["metadata"]["deletionGracePeriodSeconds"].as_i64().unwrap_or_default();
+    let left = object["metadata"]["deletionGracePeriodSeconds"]
+        .as_i64()
+        .unwrap_or_default();
     let now = jiff::Timestamp::now();
     match grace {
         // The grace period that runs can only be made shorter.
@@ -147,7 +162,11 @@ fn delete_stored(
                 }
                 gone(state, resource, &object);
             }
-            return if whole { object } else { deleted(resource, name, &object) };
+            return if whole {
+                object
+            } else {
+                deleted(resource, name, &object)
+            };
         }
     }
     if resource.is("", "namespaces") {
@@ -165,8 +184,10 @@ fn delete_stored(
 
 /// The finalizers by which the garbage collector is asked to act first.
 fn collect_garbage(object: &mut Value, options: &Options) {
-    let mut finalizers: Vec<String> =
-        meta::finalizers(object).into_iter().map(str::to_owned).collect();
+    let mut finalizers: Vec<String> = meta::finalizers(object)
+        .into_iter()
+        .map(str::to_owned)
+        .collect();
     let before = finalizers.clone();
     let wanted = match options.propagation.as_deref() {
         Some("Foreground") => Some("foregroundDeletion"),
@@ -239,7 +260,10 @@ pub(super) fn is_released(object: &Value) -> bool {
     meta::is_deleting(object)
         && none(&object["metadata"]["finalizers"])
         && namespace
-        && object["metadata"]["deletionGracePeriodSeconds"].as_i64().unwrap_or_default() == 0
+        && object["metadata"]["deletionGracePeriodSeconds"]
+            .as_i64()
+            .unwrap_or_default()
+            == 0
 }
 
 /// What else goes with an object.
@@ -251,7 +275,8 @@ pub(super) fn gone(state: &mut State, resource: &Resource, object: &Value) {
 }
 
 fn deleted(resource: &Resource, name: &str, object: &Value) -> Value {
-    let mut details = json!({ "name": name, "kind": resource.plural, "uid": object["metadata"]["uid"] });
+    let mut details =
+        json!({ "name": name, "kind": resource.plural, "uid": object["metadata"]["uid"] });
     if !resource.group.is_empty() {
         details["group"] = resource.group.as_str().into();
     }

@@ -6,6 +6,7 @@ use http::{HeaderMap, Response, StatusCode};
 use serde_json::{Value, json};
 
 use super::{
+    openapi,
     resource::Resource,
     respond::{self, Body, Form},
     review,
@@ -19,9 +20,11 @@ const VERSION: (&str, &str, &str) = ("1", "36", "v1.36.2");
 /// What everybody may read (cluster role system:public-info-viewer).
 pub(super) fn public(path: &str) -> Option<Response<Body>> {
     match path {
-        "/healthz" | "/livez" | "/readyz" => {
-            Some(respond::text(StatusCode::OK, "text/plain; charset=utf-8", "ok"))
-        }
+        "/healthz" | "/livez" | "/readyz" => Some(respond::text(
+            StatusCode::OK,
+            "text/plain; charset=utf-8",
+            "ok",
+        )),
         "/version" | "/version/" => {
             let (major, minor, version) = VERSION;
             let version = json!({
@@ -47,14 +50,14 @@ pub(super) fn public(path: &str) -> Option<Response<Body>> {
 ///
 /// # Errors
 /// There is none at this path: 404.
-pub(super) fn answer(
-    api: &Api,
-    path: &str,
-    headers: &HeaderMap,
-) -> Result<Response<Body>, Status> {
+pub(super) fn answer(api: &Api, path: &str, headers: &HeaderMap) -> Result<Response<Body>, Status> {
     Form::accepted(headers)?;
-    let served: Vec<Resource> =
-        api.lock().table.iter().map(|resource| Resource::clone(resource)).collect();
+    let served: Vec<Resource> = api
+        .lock()
+        .table
+        .iter()
+        .map(|resource| Resource::clone(resource))
+        .collect();
     let steps: Vec<&str> = path.split('/').filter(|step| !step.is_empty()).collect();
     let document = match steps.as_slice() {
         ["api"] => json!({
@@ -76,11 +79,15 @@ pub(super) fn answer(
             document
         }
         ["apis", group, version] => {
-            let here = |resource: &Resource| resource.group == *group && resource.version == *version;
+            let here =
+                |resource: &Resource| resource.group == *group && resource.version == *version;
             if !served.iter().any(here) {
                 return Err(Status::no_path());
             }
             resources(&served, group, version)
+        }
+        ["openapi", "v3", rest @ ..] => {
+            openapi::document(&served, rest).ok_or_else(Status::no_path)?
         }
         _ => return Err(Status::no_path()),
     };
@@ -129,7 +136,14 @@ fn resources(served: &[Resource], group: &str, version: &str) -> Value {
             json!(["create"])
         } else {
             json!([
-                "create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"
+                "create",
+                "delete",
+                "deletecollection",
+                "get",
+                "list",
+                "patch",
+                "update",
+                "watch"
             ])
         };
         let mut entry = json!({
@@ -146,7 +160,12 @@ fn resources(served: &[Resource], group: &str, version: &str) -> Value {
             entry["categories"] = json!(resource.categories);
         }
         list.push(entry);
-        list.extend(resource.subresources.iter().map(|name| subresource(resource, name)));
+        list.extend(
+            resource
+                .subresources
+                .iter()
+                .map(|name| subresource(resource, name)),
+        );
     }
     let group_version = match group {
         "" => version.to_owned(),
@@ -162,14 +181,26 @@ fn resources(served: &[Resource], group: &str, version: &str) -> Value {
 
 fn subresource(resource: &Resource, name: &str) -> Value {
     let (kind, of, verbs) = match name {
-        "scale" => ("Scale", Some(("autoscaling", "v1")), json!(["get", "patch", "update"])),
-        "token" => ("TokenRequest", Some(("authentication.k8s.io", "v1")), json!(["create"])),
+        "scale" => (
+            "Scale",
+            Some(("autoscaling", "v1")),
+            json!(["get", "patch", "update"]),
+        ),
+        "token" => (
+            "TokenRequest",
+            Some(("authentication.k8s.io", "v1")),
+            json!(["create"]),
+        ),
         "eviction" => ("Eviction", Some(("policy", "v1")), json!(["create"])),
         "binding" => ("Binding", None, json!(["create"])),
         "portforward" => ("PodPortForwardOptions", None, json!(["create", "get"])),
         "log" => (resource.kind.as_str(), None, json!(["get"])),
         "finalize" => (resource.kind.as_str(), None, json!(["update"])),
-        _ => (resource.kind.as_str(), None, json!(["get", "patch", "update"])),
+        _ => (
+            resource.kind.as_str(),
+            None,
+            json!(["get", "patch", "update"]),
+        ),
     };
     let mut entry = json!({
         "name": format!("{}/{name}", resource.plural),

@@ -40,7 +40,10 @@ pub(super) fn view<'a>(object: &'a Value, resource: &Resource) -> Cow<'a, Value>
 /// An object that a resource was given, in the form in which it is stored.
 pub(super) fn stored(mut object: Value, resource: &Resource) -> Value {
     if resource.group == "events.k8s.io" {
-        rename(&mut object, FIELDS.into_iter().map(|(core, new)| (new, core)));
+        rename(
+            &mut object,
+            FIELDS.into_iter().map(|(core, new)| (new, core)),
+        );
         move_field(&mut object, "deprecatedSource", "source");
         object["apiVersion"] = "v1".into();
     }

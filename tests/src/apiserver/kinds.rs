@@ -52,8 +52,14 @@ pub(super) fn returns_deleted(resource: &Resource) -> bool {
     resource.group.is_empty()
         && matches!(
             resource.plural.as_str(),
-            "pods" | "services" | "serviceaccounts" | "persistentvolumes" | "persistentvolumeclaims"
-                | "podtemplates" | "resourcequotas" | "namespaces"
+            "pods"
+                | "services"
+                | "serviceaccounts"
+                | "persistentvolumes"
+                | "persistentvolumeclaims"
+                | "podtemplates"
+                | "resourcequotas"
+                | "namespaces"
         )
 }
 
@@ -62,7 +68,9 @@ pub(super) fn allows_unconditional_update(resource: &Resource) -> bool {
     match (resource.group.as_str(), resource.plural.as_str()) {
         _ if resource.custom.is_some() => false,
         ("coordination.k8s.io", "leases") => false,
-        ("admissionregistration.k8s.io" | "apiextensions.k8s.io" | "apiregistration.k8s.io", _) => false,
+        ("admissionregistration.k8s.io" | "apiextensions.k8s.io" | "apiregistration.k8s.io", _) => {
+            false
+        }
         ("discovery.k8s.io" | "node.k8s.io", _) => resource.plural == "endpointslices",
         ("policy", _) => false,
         _ => true,
@@ -84,10 +92,17 @@ pub(super) fn allows_create_on_update(resource: &Resource) -> bool {
 fn counts_generations(resource: &Resource) -> bool {
     resource.custom.is_some()
         || match resource.group.as_str() {
-            "" => matches!(resource.plural.as_str(), "pods" | "replicationcontrollers" | "podtemplates"),
+            "" => matches!(
+                resource.plural.as_str(),
+                "pods" | "replicationcontrollers" | "podtemplates"
+            ),
             "apps" => resource.plural != "controllerrevisions",
-            "batch" | "policy" | "networking.k8s.io" | "discovery.k8s.io"
-            | "apiextensions.k8s.io" | "admissionregistration.k8s.io" => true,
+            "batch"
+            | "policy"
+            | "networking.k8s.io"
+            | "discovery.k8s.io"
+            | "apiextensions.k8s.io"
+            | "admissionregistration.k8s.io" => true,
             "scheduling.k8s.io" => true,
             _ => false,
         }
@@ -103,9 +118,14 @@ fn differs(resource: &Resource, object: &Value, old: &Value) -> bool {
     let part = |object: &Value| -> Vec<(String, Value)> {
         let fields = object.as_object().into_iter().flatten();
         let fields = fields.filter(|(field, value)| counted(field) && !value.is_null());
-        fields.map(|(field, value)| (field.clone(), value.clone())).collect()
+        fields
+            .map(|(field, value)| (field.clone(), value.clone()))
+            .collect()
     };
-    part(object) != part(old)
+    // A Deployment's annotations are copied to its ReplicaSets, so that they count too.
+    let annotations = |object: &Value| object["metadata"]["annotations"].clone();
+    let annotated = resource.is("apps", "deployments") && annotations(object) != annotations(old);
+    annotated || part(object) != part(old)
 }
 
 fn reset_status(resource: &Resource, object: &mut Value) {
@@ -165,7 +185,10 @@ fn keep_addresses(object: &mut Value, old: &Value) {
 
 /// `stringData` is written only: it becomes `data`.
 fn encode_strings(secret: &mut Value) {
-    let Some(strings) = secret.as_object_mut().and_then(|map| map.remove("stringData")) else {
+    let Some(strings) = secret
+        .as_object_mut()
+        .and_then(|map| map.remove("stringData"))
+    else {
         return;
     };
     for (name, text) in strings.as_object().into_iter().flatten() {
@@ -181,7 +204,8 @@ fn label_job(job: &mut Value) {
     }
     let uid = job["metadata"]["uid"].clone();
     let name = job["metadata"]["name"].clone();
-    job["spec"]["selector"] = json!({ "matchLabels": { "batch.kubernetes.io/controller-uid": uid } });
+    job["spec"]["selector"] =
+        json!({ "matchLabels": { "batch.kubernetes.io/controller-uid": uid } });
     let labels = &mut job["spec"]["template"]["metadata"]["labels"];
     for (label, value) in [
         ("batch.kubernetes.io/controller-uid", &uid),
@@ -198,13 +222,20 @@ pub(super) fn grace(resource: &Resource, object: &Value, asked: Option<i64>) -> 
     if !resource.is("", "pods") {
         return None;
     }
-    let default = object["spec"]["terminationGracePeriodSeconds"].as_i64().unwrap_or(30);
+    let default = object["spec"]["terminationGracePeriodSeconds"]
+        .as_i64()
+        .unwrap_or(30);
     let period = match asked.unwrap_or(default) {
         negative if negative < 0 => 1,
         period => period,
     };
-    let unscheduled = object["spec"]["nodeName"].as_str().is_none_or(str::is_empty);
-    let finished = matches!(object["status"]["phase"].as_str(), Some("Succeeded" | "Failed"));
+    let unscheduled = object["spec"]["nodeName"]
+        .as_str()
+        .is_none_or(str::is_empty);
+    let finished = matches!(
+        object["status"]["phase"].as_str(),
+        Some("Succeeded" | "Failed")
+    );
     Some(if unscheduled || finished { 0 } else { period })
 }
 

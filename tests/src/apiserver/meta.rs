@@ -10,7 +10,10 @@ pub(super) fn validate(resource: &Resource, object: &Value) -> Vec<Cause> {
     let mut causes = Vec::new();
     let name = metadata["name"].as_str().unwrap_or_default();
     if name.is_empty() {
-        causes.push(Cause::required("metadata.name", "name or generateName is required"));
+        causes.push(Cause::required(
+            "metadata.name",
+            "name or generateName is required",
+        ));
     } else if let Some(detail) = bad_name(resource, name) {
         causes.push(Cause::invalid("metadata.name", &name.into(), detail));
     }
@@ -21,7 +24,11 @@ pub(super) fn validate(resource: &Resource, object: &Value) -> Vec<Cause> {
                 "an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation ",
                 "is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')"
             );
-            causes.push(Cause::invalid("metadata.labels", &label.as_str().into(), detail));
+            causes.push(Cause::invalid(
+                "metadata.labels",
+                &label.as_str().into(),
+                detail,
+            ));
         }
         if !value.as_str().is_some_and(label_value) {
             let detail = concat!(
@@ -35,7 +42,11 @@ pub(super) fn validate(resource: &Resource, object: &Value) -> Vec<Cause> {
     for (annotation, _) in metadata["annotations"].as_object().into_iter().flatten() {
         if !qualified(&annotation.to_lowercase()) {
             let detail = "name part must be non-empty";
-            causes.push(Cause::invalid("metadata.annotations", &annotation.as_str().into(), detail));
+            causes.push(Cause::invalid(
+                "metadata.annotations",
+                &annotation.as_str().into(),
+                detail,
+            ));
         }
     }
     for finalizer in metadata["finalizers"].as_array().into_iter().flatten() {
@@ -44,7 +55,12 @@ pub(super) fn validate(resource: &Resource, object: &Value) -> Vec<Cause> {
             causes.push(Cause::invalid("metadata.finalizers[0]", finalizer, detail));
         }
     }
-    for (index, owner) in metadata["ownerReferences"].as_array().into_iter().flatten().enumerate() {
+    for (index, owner) in metadata["ownerReferences"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .enumerate()
+    {
         for field in ["apiVersion", "kind", "name", "uid"] {
             if owner[field].as_str().is_none_or(str::is_empty) {
                 let path = format!("metadata.ownerReferences[{index}].{field}");
@@ -59,14 +75,19 @@ pub(super) fn validate(resource: &Resource, object: &Value) -> Vec<Cause> {
 pub(super) fn validate_update(object: &Value, old: &Value) -> Vec<Cause> {
     let immutable = |field: &str| {
         let (new, old) = (&object["metadata"][field], &old["metadata"][field]);
-        (new != old).then(|| {
-            Cause::invalid(&format!("metadata.{field}"), new, "field is immutable")
-        })
+        (new != old)
+            .then(|| Cause::invalid(&format!("metadata.{field}"), new, "field is immutable"))
     };
-    let mut causes: Vec<_> = ["name", "namespace", "uid"].into_iter().filter_map(immutable).collect();
+    let mut causes: Vec<_> = ["name", "namespace", "uid"]
+        .into_iter()
+        .filter_map(immutable)
+        .collect();
     if is_deleting(old) {
         let old = finalizers(old);
-        let added: Vec<_> = finalizers(object).into_iter().filter(|name| !old.contains(name)).collect();
+        let added: Vec<_> = finalizers(object)
+            .into_iter()
+            .filter(|name| !old.contains(name))
+            .collect();
         if !added.is_empty() {
             let detail = format!(
                 "no new finalizers can be added if the object is being deleted, found new finalizers {added:?}"
@@ -89,7 +110,11 @@ pub(super) fn is_deleting(object: &Value) -> bool {
 /// The names of those who must act before the object may go.
 pub(super) fn finalizers(object: &Value) -> Vec<&str> {
     let finalizers = object["metadata"]["finalizers"].as_array();
-    finalizers.into_iter().flatten().filter_map(Value::as_str).collect()
+    finalizers
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect()
 }
 
 /// Removes empty maps and lists and nulls from `metadata`, as an encoder of the real types leaves them out.
@@ -119,7 +144,13 @@ pub(super) fn uid() -> String {
     let bits = bits & !(0xf << 76) | (0x4 << 76);
     let bits = bits & !(0x3 << 62) | (0x2 << 62);
     let hex = format!("{bits:032x}");
-    let (a, b, c, d, e) = (&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]);
+    let (a, b, c, d, e) = (
+        &hex[..8],
+        &hex[8..12],
+        &hex[12..16],
+        &hex[16..20],
+        &hex[20..],
+    );
     format!("{a}-{b}-{c}-{d}-{e}")
 }
 

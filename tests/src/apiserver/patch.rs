@@ -31,7 +31,11 @@ pub(super) fn json(target: &mut Value, patch: Value) -> Result<(), Status> {
 ///
 /// # Errors
 /// A directive that makes no sense, or an item without its key: 400.
-pub(super) fn strategic(target: &mut Value, patch: &Value, schema: &Schema<'_>) -> Result<(), Status> {
+pub(super) fn strategic(
+    target: &mut Value,
+    patch: &Value,
+    schema: &Schema<'_>,
+) -> Result<(), Status> {
     match (&mut *target, patch) {
         (Value::Object(target), Value::Object(patch)) => merge_map(target, patch, schema),
         _ => {
@@ -90,7 +94,8 @@ fn merge_map(
     }
     for (key, order) in patch {
         if let Some(field) = key.strip_prefix("$setElementOrder/")
-            && let (Some(Value::Array(list)), Some(order)) = (target.get_mut(field), order.as_array())
+            && let (Some(Value::Array(list)), Some(order)) =
+                (target.get_mut(field), order.as_array())
         {
             sort(list, order, &schema.field(field).list());
         }
@@ -101,7 +106,11 @@ fn merge_map(
 fn merge_list(target: &mut Vec<Value>, patch: &[Value], schema: &Schema<'_>) -> Result<(), Status> {
     let replaces = |item: &Value| item["$patch"] == "replace";
     if patch.iter().any(replaces) {
-        *target = patch.iter().filter(|item| !replaces(item)).map(bare).collect();
+        *target = patch
+            .iter()
+            .filter(|item| !replaces(item))
+            .map(bare)
+            .collect();
         return Ok(());
     }
     match schema.list() {
@@ -142,7 +151,9 @@ fn sort(list: &mut [Value], order: &[Value], kind: &List) {
     let place = |item: &Value| match kind {
         List::Map(keys) => {
             let key = keys.first().map(String::as_str).unwrap_or_default();
-            order.iter().position(|wanted| wanted.get(key) == item.get(key))
+            order
+                .iter()
+                .position(|wanted| wanted.get(key) == item.get(key))
         }
         _ => order.iter().position(|wanted| wanted == item),
     };
@@ -170,7 +181,9 @@ fn members(map: &Map<String, Value>) -> impl Iterator<Item = (&String, &Value)> 
 
 fn unknown_directive(directive: Option<&str>) -> Status {
     let directive = directive.unwrap_or_default();
-    Status::bad_request(format!("unknown patch type {directive:?} in a strategic merge patch"))
+    Status::bad_request(format!(
+        "unknown patch type {directive:?} in a strategic merge patch"
+    ))
 }
 
 #[cfg(test)]
@@ -182,7 +195,9 @@ mod tests {
 
     fn deployment() -> Resource {
         let table = Table::built_in();
-        let found = table.find("apps", "v1", "deployments").expect("deployments");
+        let found = table
+            .find("apps", "v1", "deployments")
+            .expect("deployments");
         Resource::clone(&found)
     }
 
@@ -211,9 +226,15 @@ mod tests {
     fn directives() {
         let old = containers(json!([{ "name": "a", "args": ["x"] }, { "name": "b" }]));
         let delete = containers(json!([{ "name": "a", "$patch": "delete" }]));
-        assert_eq!(patched(old.clone(), delete), containers(json!([{ "name": "b" }])));
+        assert_eq!(
+            patched(old.clone(), delete),
+            containers(json!([{ "name": "b" }]))
+        );
         let replace = containers(json!([{ "$patch": "replace" }, { "name": "z" }]));
-        assert_eq!(patched(old.clone(), replace), containers(json!([{ "name": "z" }])));
+        assert_eq!(
+            patched(old.clone(), replace),
+            containers(json!([{ "name": "z" }]))
+        );
         let mut order = containers(json!([{ "name": "c" }]));
         order["spec"]["template"]["spec"]["$setElementOrder/containers"] =
             json!([{ "name": "c" }, { "name": "b" }, { "name": "a" }]);
@@ -226,6 +247,9 @@ mod tests {
     fn lists_without_a_key_are_replaced_and_null_deletes() {
         let old = containers(json!([{ "name": "a", "args": ["x", "y"], "image": "1" }]));
         let patch = containers(json!([{ "name": "a", "args": ["z"], "image": null }]));
-        assert_eq!(patched(old, patch), containers(json!([{ "name": "a", "args": ["z"] }])));
+        assert_eq!(
+            patched(old, patch),
+            containers(json!([{ "name": "a", "args": ["z"] }]))
+        );
     }
 }

@@ -49,15 +49,19 @@ pub(super) fn answer(
     let pod = pod.ok_or_else(|| Status::not_found(&target.resource, name))?;
     let served = {
         let pods = api.pod_ports.lock().unwrap_or_else(PoisonError::into_inner);
-        pods.get(&(target.place().to_owned(), name.to_owned())).cloned()
+        pods.get(&(target.place().to_owned(), name.to_owned()))
+            .cloned()
     };
     if served.is_none() && pod["spec"]["nodeName"].as_str().is_none_or(str::is_empty) {
         return Err(no_host(name));
     }
     let asked = call.query.all("ports").flat_map(|ports| ports.split(','));
     let asked: Result<Vec<u16>, _> = asked.map(str::parse).collect();
-    let ports = asked.ok().filter(|ports| !ports.is_empty() && ports.len() <= 127);
-    let ports = ports.ok_or_else(|| Status::bad_request("query parameter \"ports\" is required"))?;
+    let ports = asked
+        .ok()
+        .filter(|ports| !ports.is_empty() && ports.len() <= 127);
+    let ports =
+        ports.ok_or_else(|| Status::bad_request("query parameter \"ports\" is required"))?;
     let response = switch(request.headers())?;
     let served = served.unwrap_or_default();
     tokio::spawn(async move {
@@ -88,13 +92,21 @@ fn no_host(pod: &str) -> Status {
 }
 
 fn switch(headers: &HeaderMap) -> Result<Response<Body>, Status> {
-    let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let text = |name| {
+        headers
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default()
+    };
     let refused = || Status::bad_request("Upgrade request required");
     if !text(header::UPGRADE).eq_ignore_ascii_case("websocket") {
         return Err(refused());
     }
     let protocols = text(header::SEC_WEBSOCKET_PROTOCOL);
-    if !protocols.split(',').any(|protocol| protocol.trim() == PROTOCOL) {
+    if !protocols
+        .split(',')
+        .any(|protocol| protocol.trim() == PROTOCOL)
+    {
         return Err(refused());
     }
     let accept = derive_accept_key(text(header::SEC_WEBSOCKET_KEY).as_bytes());
@@ -116,7 +128,10 @@ async fn forward(socket: Socket, ports: &[u16], served: &HashMap<u16, SocketAddr
     let mut writers = HashMap::new();
     for (channel, port) in (0u8..).step_by(2).zip(ports) {
         for channel in [channel, channel + 1] {
-            if send(&mut to_client, channel, &port.to_le_bytes()).await.is_err() {
+            if send(&mut to_client, channel, &port.to_le_bytes())
+                .await
+                .is_err()
+            {
                 return;
             }
         }
@@ -161,8 +176,12 @@ async fn dial(port: u16, served: &HashMap<u16, SocketAddr>) -> Result<TcpStream,
     let refused = |why: &dyn std::fmt::Display| {
         format!("error forwarding port {port} to pod: failed to connect to localhost:{port}: {why}")
     };
-    let address = served.get(&port).ok_or_else(|| refused(&"connect: connection refused"))?;
-    TcpStream::connect(address).await.map_err(|why| refused(&why))
+    let address = served
+        .get(&port)
+        .ok_or_else(|| refused(&"connect: connection refused"))?;
+    TcpStream::connect(address)
+        .await
+        .map_err(|why| refused(&why))
 }
 
 async fn read(channel: u8, mut reader: OwnedReadHalf, sender: mpsc::Sender<(u8, Bytes)>) {

@@ -83,16 +83,18 @@ pub(super) fn list(api: &Api, call: &Call, form: Form) -> Result<Value, Status> 
             // A list as of now needs no history.
             revision if revision == current => {
                 let now = state.store.list(&selection.scope);
-                now.map(|(key, object)| (key.clone(), object.clone())).collect()
+                now.map(|(key, object)| (key.clone(), object.clone()))
+                    .collect()
             }
-            revision => state.store.list_at(&selection.scope, revision).map_err(|_| {
-                match page.after {
+            revision => state
+                .store
+                .list_at(&selection.scope, revision)
+                .map_err(|_| match page.after {
                     Some(_) => page.expired(),
                     None => Status::expired(format!(
                         "The resourceVersion for the provided list is too old: {revision}"
                     )),
-                }
-            })?,
+                })?,
         };
         (items, revision)
     };
@@ -101,7 +103,9 @@ pub(super) fn list(api: &Api, call: &Call, form: Form) -> Result<Value, Status> 
         None => true,
     };
     let items = items.into_iter();
-    let mut wanted = items.filter(|(key, object)| after(key) && selection.wants(object)).peekable();
+    let mut wanted = items
+        .filter(|(key, object)| after(key) && selection.wants(object))
+        .peekable();
     let mut listed: Vec<Value> = Vec::new();
     let mut last: Option<Key> = None;
     while page.limit.is_none_or(|limit| listed.len() < limit)
@@ -159,12 +163,13 @@ impl Page {
         let version = query.find("resourceVersion");
         let matching = query.find("resourceVersionMatch");
         let bad = |why: &str| Status::bad_request(why.to_owned());
-        let revision: Option<u64> = match version {
-            Some(text) => Some(text.parse().map_err(|_| {
-                bad(&format!("invalid resource version {text:?}: not a number"))
-            })?),
-            None => None,
-        };
+        let revision: Option<u64> =
+            match version {
+                Some(text) => Some(text.parse().map_err(|_| {
+                    bad(&format!("invalid resource version {text:?}: not a number"))
+                })?),
+                None => None,
+            };
         if matching.is_some() && version.is_none() {
             return Err(Status::unprocessable(
                 "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided",
@@ -180,7 +185,9 @@ impl Page {
         };
         if let Some(token) = query.find("continue") {
             if version.is_some_and(|version| version != "0") {
-                return Err(bad("specifying resource version is not allowed when using continue"));
+                return Err(bad(
+                    "specifying resource version is not allowed when using continue",
+                ));
             }
             let (begun, rest) = token.split_once('.').ok_or_else(bad_token)?;
             let (namespace, name) = rest.split_once('/').ok_or_else(bad_token)?;

@@ -44,7 +44,11 @@ pub(super) fn parse_path(path: &str, table: &Table) -> Result<Path, Status> {
         ["apis", group, version, rest @ ..] if !rest.is_empty() => (*group, *version, rest),
         _ => return Ok(Path::Other),
     };
-    let find = |plural: &str| table.find(group, version, plural).ok_or_else(Status::no_path);
+    let find = |plural: &str| {
+        table
+            .find(group, version, plural)
+            .ok_or_else(Status::no_path)
+    };
     let (namespace, rest) = match rest {
         // `namespaces/a/status` and `/finalize` are subresources of the namespace itself.
         ["namespaces", _, "status" | "finalize"] if group.is_empty() => (None, rest),
@@ -86,7 +90,9 @@ impl Query {
     /// The first value; empty is absent.
     pub(super) fn find(&self, name: &str) -> Option<&str> {
         let found = self.0.iter().find(|(key, _)| key == name);
-        found.map(|(_, value)| value.as_str()).filter(|value| !value.is_empty())
+        found
+            .map(|(_, value)| value.as_str())
+            .filter(|value| !value.is_empty())
     }
 
     pub(super) fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
@@ -106,7 +112,8 @@ impl Query {
         let Some(text) = self.find(name) else {
             return Ok(None);
         };
-        let bad = |_| Status::bad_request(format!("{name}: Invalid value: \"{text}\": not a number"));
+        let bad =
+            |_| Status::bad_request(format!("{name}: Invalid value: \"{text}\": not a number"));
         text.parse().map(Some).map_err(bad)
     }
 
@@ -161,13 +168,22 @@ mod tests {
             Some((resource.to_owned(), namespace, name, subresource.to_owned()))
         };
         assert_eq!(target("/api/v1/pods"), is("pods", None, None, ""));
-        assert_eq!(target("/api/v1/namespaces"), is("namespaces", None, None, ""));
-        assert_eq!(target("/api/v1/namespaces/a"), is("namespaces", None, own("a"), ""));
+        assert_eq!(
+            target("/api/v1/namespaces"),
+            is("namespaces", None, None, "")
+        );
+        assert_eq!(
+            target("/api/v1/namespaces/a"),
+            is("namespaces", None, own("a"), "")
+        );
         assert_eq!(
             target("/api/v1/namespaces/a/finalize"),
             is("namespaces", None, own("a"), "finalize")
         );
-        assert_eq!(target("/api/v1/namespaces/a/pods"), is("pods", own("a"), None, ""));
+        assert_eq!(
+            target("/api/v1/namespaces/a/pods"),
+            is("pods", own("a"), None, "")
+        );
         assert_eq!(
             target("/apis/apps/v1/namespaces/a/deployments/b/scale"),
             is("deployments.apps", own("a"), own("b"), "scale")
@@ -180,7 +196,9 @@ mod tests {
 
     #[test]
     fn queries_are_decoded() {
-        let query = Query::parse(Some("labelSelector=a%3Db%2Cc&watch=1&limit=&force=false&x=a+b"));
+        let query = Query::parse(Some(
+            "labelSelector=a%3Db%2Cc&watch=1&limit=&force=false&x=a+b",
+        ));
         assert_eq!(query.find("labelSelector"), Some("a=b,c"));
         assert_eq!(query.number::<u64>("limit"), Ok(None));
         assert!(query.flag("watch") && !query.flag("force") && !query.flag("other"));

@@ -72,7 +72,11 @@ impl Table {
         let mut table = Self {
             served: BTreeMap::new(),
         };
-        for line in BUILT_IN.lines().map(str::trim).filter(|line| !line.is_empty()) {
+        for line in BUILT_IN
+            .lines()
+            .map(str::trim)
+            .filter(|line| !line.is_empty())
+        {
             table.insert(parse(line));
         }
         table
@@ -123,8 +127,16 @@ fn parse(line: &str) -> Resource {
         list_kind: format!("{kind}List"),
         short_names: list(short),
         categories: match plural {
-            "pods" | "services" | "deployments" | "replicasets" | "statefulsets" | "daemonsets"
-            | "jobs" | "cronjobs" | "replicationcontrollers" | "horizontalpodautoscalers" => {
+            "pods"
+            | "services"
+            | "deployments"
+            | "replicasets"
+            | "statefulsets"
+            | "daemonsets"
+            | "jobs"
+            | "cronjobs"
+            | "replicationcontrollers"
+            | "horizontalpodautoscalers" => {
                 vec!["all".to_owned()]
             }
             _ => Vec::new(),

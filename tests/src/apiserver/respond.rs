@@ -93,7 +93,9 @@ pub(super) fn lines(stream: impl Stream<Item = Bytes> + Send + 'static) -> Respo
 pub(super) fn refuse(status: &Status) -> Response<Body> {
     let mut response = json(status.code, &status.object());
     if let Some(seconds) = status.details["retryAfterSeconds"].as_u64() {
-        response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+        response
+            .headers_mut()
+            .insert(header::RETRY_AFTER, seconds.into());
     }
     response
 }

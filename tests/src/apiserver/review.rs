@@ -12,8 +12,10 @@ use super::{
 
 /// Whether objects of a resource are questions, answered and not stored.
 pub(super) fn is_review(resource: &Resource) -> bool {
-    matches!(resource.group.as_str(), "authentication.k8s.io" | "authorization.k8s.io")
-        && resource.custom.is_none()
+    matches!(
+        resource.group.as_str(),
+        "authentication.k8s.io" | "authorization.k8s.io"
+    ) && resource.custom.is_none()
 }
 
 /// The answer.
@@ -33,9 +35,11 @@ pub(super) fn answer(api: &Api, call: &Call, mut review: Value) -> Result<Value,
             "incomplete": false,
         }),
         _ => {
-            let asked = !spec["resourceAttributes"].is_null() || !spec["nonResourceAttributes"].is_null();
+            let asked =
+                !spec["resourceAttributes"].is_null() || !spec["nonResourceAttributes"].is_null();
             if !asked {
-                let detail = "exactly one of nonResourceAttributes or resourceAttributes must be specified";
+                let detail =
+                    "exactly one of nonResourceAttributes or resourceAttributes must be specified";
                 let cause = Cause::invalid("spec.resourceAttributes", &Value::Null, detail);
                 return Err(Status::invalid(resource, "", &[cause]));
             }
@@ -55,7 +59,9 @@ pub(super) fn answer(api: &Api, call: &Call, mut review: Value) -> Result<Value,
 fn token_review(api: &Api, resource: &Resource, spec: &Value) -> Result<Value, Status> {
     let Some(token) = spec["token"].as_str().filter(|token| !token.is_empty()) else {
         let _ = resource;
-        return Err(Status::bad_request("token is required for TokenReview in authentication"));
+        return Err(Status::bad_request(
+            "token is required for TokenReview in authentication",
+        ));
     };
     let mut audiences: Vec<String> = spec["audiences"]
         .as_array()

@@ -77,20 +77,29 @@ async fn resource(
             return Err(Status::method_not_allowed());
         }
         let body = object(&head.headers, body).await?;
-        return Ok(respond::json(StatusCode::CREATED, &review::answer(api, &call, body)?));
+        return Ok(respond::json(
+            StatusCode::CREATED,
+            &review::answer(api, &call, body)?,
+        ));
     }
     match (head.method, named) {
         (Method::GET, _) if main && (!named || call.query.flag("watch")) => {
             if call.query.flag("watch") {
                 Ok(respond::lines(watch::watch(api.clone(), call, form)?))
             } else {
-                Ok(respond::json(StatusCode::OK, &read::list(api, &call, form)?))
+                Ok(respond::json(
+                    StatusCode::OK,
+                    &read::list(api, &call, form)?,
+                ))
             }
         }
         (Method::GET, true) if target.subresource == "log" => Err(portforward::no_log(api, &call)),
         (Method::GET, true) if matches!(target.subresource.as_str(), "" | "status" | "scale") => {
             let object = read::get(api, &call, form)?;
-            Ok(respond::json(StatusCode::OK, &subresource::shown(&call, &object)))
+            Ok(respond::json(
+                StatusCode::OK,
+                &subresource::shown(&call, &object),
+            ))
         }
         (Method::POST, false) => {
             let body = object(&head.headers, body).await?;
@@ -118,7 +127,9 @@ async fn resource(
         }
         (Method::PATCH, true) => {
             let media = head.headers.get(header::CONTENT_TYPE);
-            let media = media.and_then(|media| media.to_str().ok()).unwrap_or_default();
+            let media = media
+                .and_then(|media| media.to_str().ok())
+                .unwrap_or_default();
             let kind = Patch::of(media, &target.resource)?;
             let body = parse(&whole(body).await?)?;
             let (code, object) = write::patch(api, &call, kind, body).await?;
@@ -141,21 +152,21 @@ async fn resource(
 }
 
 /// Who asks: by bearer token, or by client certificate.
-fn authenticate(
-    api: &Api,
-    certified: Option<User>,
-    headers: &HeaderMap,
-) -> Result<User, Status> {
+fn authenticate(api: &Api, certified: Option<User>, headers: &HeaderMap) -> Result<User, Status> {
     if let Some(user) = certified {
         return Ok(user);
     }
-    let authorization = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let authorization = headers
+        .get(header::AUTHORIZATION)
+        .and_then(|value| value.to_str().ok());
     let token = authorization.and_then(|value| value.strip_prefix("Bearer "));
     match token {
         Some(token) => {
             let audiences = [token::ISSUER.to_owned()];
             let found = token::authenticate(api, token.trim(), &audiences);
-            found.map(|(user, _)| user).map_err(|_| Status::unauthorized())
+            found
+                .map(|(user, _)| user)
+                .map_err(|_| Status::unauthorized())
         }
         None => Err(Status::unauthorized()),
     }
@@ -166,17 +177,33 @@ fn manager(query: &Query, headers: &HeaderMap) -> String {
     if let Some(manager) = query.find("fieldManager") {
         return manager.to_owned();
     }
-    let agent = headers.get(header::USER_AGENT).and_then(|agent| agent.to_str().ok());
-    let name = agent.unwrap_or("unknown").split('/').next().unwrap_or_default();
-    name.chars().filter(|char| !char.is_control()).take(128).collect()
+    let agent = headers
+        .get(header::USER_AGENT)
+        .and_then(|agent| agent.to_str().ok());
+    let name = agent
+        .unwrap_or("unknown")
+        .split('/')
+        .next()
+        .unwrap_or_default();
+    name.chars()
+        .filter(|char| !char.is_control())
+        .take(128)
+        .collect()
 }
 
 /// A body that must be an object.
 async fn object(headers: &HeaderMap, body: Incoming) -> Result<Value, Status> {
-    let media = headers.get(header::CONTENT_TYPE).and_then(|media| media.to_str().ok());
-    let media = media.and_then(|media| media.split(';').next()).unwrap_or_default().trim();
+    let media = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|media| media.to_str().ok());
+    let media = media
+        .and_then(|media| media.split(';').next())
+        .unwrap_or_default()
+        .trim();
     if !matches!(media, "" | "application/json" | "application/yaml") {
-        return Err(Status::unsupported_media_type("application/json, application/yaml"));
+        return Err(Status::unsupported_media_type(
+            "application/json, application/yaml",
+        ));
     }
     parse(&whole(body).await?)
 }

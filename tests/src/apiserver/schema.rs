@@ -96,11 +96,26 @@ impl<'a> Schema<'a> {
     pub(super) fn is_atomic(&self) -> bool {
         match self {
             Self::BuiltIn { field, parent, .. } => match field.as_str() {
-                "selector" | "labelSelector" | "namespaceSelector" | "objectSelector"
-                | "podSelector" | "nodeSelector" | "configMapKeyRef" | "fieldRef" | "fileKeyRef"
-                | "resourceFieldRef" | "secretKeyRef" | "secretRef" | "nodePublishSecretRef"
-                | "dataSource" | "involvedObject" | "related" | "regarding" | "roleRef"
-                | "imagePullSecrets" | "ownerReferences" => true,
+                "selector"
+                | "labelSelector"
+                | "namespaceSelector"
+                | "objectSelector"
+                | "podSelector"
+                | "nodeSelector"
+                | "configMapKeyRef"
+                | "fieldRef"
+                | "fileKeyRef"
+                | "resourceFieldRef"
+                | "secretKeyRef"
+                | "secretRef"
+                | "nodePublishSecretRef"
+                | "dataSource"
+                | "involvedObject"
+                | "related"
+                | "regarding"
+                | "roleRef"
+                | "imagePullSecrets"
+                | "ownerReferences" => true,
                 "requiredDuringSchedulingIgnoredDuringExecution" => parent == "nodeAffinity",
                 "resource" => parent == "backend",
                 "port" => parent == "service",

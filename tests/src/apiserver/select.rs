@@ -42,10 +42,17 @@ impl Labels {
             let value = value.as_str().unwrap_or_default().to_owned();
             terms.push(Term::In(label.clone(), vec![value]));
         }
-        for expression in selector["matchExpressions"].as_array().into_iter().flatten() {
+        for expression in selector["matchExpressions"]
+            .as_array()
+            .into_iter()
+            .flatten()
+        {
             let label = expression["key"].as_str().unwrap_or_default().to_owned();
             let values = expression["values"].as_array().into_iter().flatten();
-            let values = values.filter_map(Value::as_str).map(str::to_owned).collect();
+            let values = values
+                .filter_map(Value::as_str)
+                .map(str::to_owned)
+                .collect();
             terms.push(match expression["operator"].as_str() {
                 Some("In") => Term::In(label, values),
                 Some("NotIn") => Term::NotIn(label, values),
@@ -95,7 +102,9 @@ impl Fields {
             } else if let Some((field, value)) = part.split_once('=') {
                 (field, true, value)
             } else {
-                return Err(format!("invalid selector: '{part}'; can't understand '{part}'"));
+                return Err(format!(
+                    "invalid selector: '{part}'; can't understand '{part}'"
+                ));
             };
             if !selectable(resource, field) {
                 return Err(format!("field label not supported: {field}"));
@@ -255,7 +264,10 @@ mod tests {
         assert!(selects("a in (b, c),!d", json!({ "a": "c" })));
         assert!(!selects("a notin (b,c)", json!({ "a": "c" })));
         assert!(selects("a notin (b,c)", json!({})));
-        assert!(selects("app.kubernetes.io/part-of", json!({ "app.kubernetes.io/part-of": "x" })));
+        assert!(selects(
+            "app.kubernetes.io/part-of",
+            json!({ "app.kubernetes.io/part-of": "x" })
+        ));
         assert!(selects("n>3,n<5", json!({ "n": "4" })));
     }
 
@@ -273,7 +285,9 @@ mod tests {
             "matchExpressions": [{ "key": "c", "operator": "NotIn", "values": ["d"] }],
         }));
         assert!(selector.match_object(&json!({ "metadata": { "labels": { "a": "b" } } })));
-        assert!(!selector.match_object(&json!({ "metadata": { "labels": { "a": "b", "c": "d" } } })));
+        assert!(
+            !selector.match_object(&json!({ "metadata": { "labels": { "a": "b", "c": "d" } } }))
+        );
         assert!(Labels::of_object(&Value::Null).match_object(&json!({})));
     }
 

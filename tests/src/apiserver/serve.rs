@@ -38,7 +38,9 @@ pub(super) fn tls(identity: &Identity) -> Arc<ServerConfig> {
         CertificateDer::from_pem_slice(pem.as_bytes()).expect("a certificate made just now")
     };
     let mut roots = RootCertStore::empty();
-    roots.add(certificate(&identity.authority)).expect("a CA made just now");
+    roots
+        .add(certificate(&identity.authority))
+        .expect("a CA made just now");
     let clients = WebPkiClientVerifier::builder(Arc::new(roots)).allow_unauthenticated();
     let clients = clients.build().expect("a verifier with one root");
     let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes()).expect("a key made just now");
@@ -91,14 +93,18 @@ async fn connection(api: Arc<Api>, stream: TcpStream, acceptor: TlsAcceptor) {
         return;
     };
     let certificates = stream.get_ref().1.peer_certificates();
-    let user = certificates.and_then(|chain| chain.first()).and_then(|leaf| user(leaf));
+    let user = certificates
+        .and_then(|chain| chain.first())
+        .and_then(|leaf| user(leaf));
     let service = service_fn(move |request: Request<Incoming>| {
         let (api, user) = (api.clone(), user.clone());
         async move { Ok::<Response<Body>, Infallible>(route::answer(api, user, request).await) }
     });
     let server = auto::Builder::new(TokioExecutor::new());
     // The client went away: there is nobody to tell.
-    let _ = server.serve_connection_with_upgrades(TokioIo::new(stream), service).await;
+    let _ = server
+        .serve_connection_with_upgrades(TokioIo::new(stream), service)
+        .await;
 }
 
 /// The user whom a client certificate names: CN, and O for the groups.
@@ -106,8 +112,12 @@ fn user(certificate: &CertificateDer<'_>) -> Option<User> {
     let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
     let subject = certificate.subject();
     let name = subject.iter_common_name().next()?.as_str().ok()?.to_owned();
-    let groups = subject.iter_organization().filter_map(|group| group.as_str().ok());
-    let groups = groups.map(str::to_owned).chain(["system:authenticated".to_owned()]);
+    let groups = subject
+        .iter_organization()
+        .filter_map(|group| group.as_str().ok());
+    let groups = groups
+        .map(str::to_owned)
+        .chain(["system:authenticated".to_owned()]);
     Some(User {
         name,
         groups: groups.collect(),

@@ -31,7 +31,9 @@ impl State {
     /// The stored form of the object that a target names.
     pub(super) fn find(&self, target: &Target) -> Option<Arc<Value>> {
         let name = target.name.as_deref()?;
-        self.store.find(&key(&target.resource, target.place(), name)).cloned()
+        self.store
+            .find(&key(&target.resource, target.place(), name))
+            .cloned()
     }
 
     /// A namespace's object.
@@ -49,7 +51,10 @@ impl State {
             resource: qualified.into(),
             namespace: None,
         };
-        self.store.list(&scope).map(|(_, object)| object.clone()).collect()
+        self.store
+            .list(&scope)
+            .map(|(_, object)| object.clone())
+            .collect()
     }
 }
 

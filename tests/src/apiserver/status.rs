@@ -126,7 +126,10 @@ impl Status {
                 by_manager.collect::<Vec<_>>().join("\n")
             }
         };
-        let message = format!("Apply failed with {} conflict{plural}: {list}", conflicts.len());
+        let message = format!(
+            "Apply failed with {} conflict{plural}: {list}",
+            conflicts.len()
+        );
         let mut status = Self::new(StatusCode::CONFLICT, "Conflict", message);
         status.details = json!({ "causes": causes });
         status
@@ -154,8 +157,7 @@ impl Status {
             .iter()
             .map(|cause| json!({ "reason": cause.kind, "message": cause.message, "field": cause.field }))
             .collect();
-        status.details =
-            json!({ "name": name, "group": resource.group, "kind": resource.kind, "causes": causes });
+        status.details = json!({ "name": name, "group": resource.group, "kind": resource.kind, "causes": causes });
         status
     }
 
@@ -179,12 +181,6 @@ impl Status {
             name => format!("{qualified} \"{name}\" is forbidden: {why}"),
         };
         Self::new(StatusCode::FORBIDDEN, "Forbidden", message).of(resource, name)
-    }
-
-    /// A path that is no resource, and a caller who may not read it.
-    pub(super) fn forbidden_path(why: &str) -> Self {
-        let message = format!("forbidden: {why}");
-        Self::new(StatusCode::FORBIDDEN, "Forbidden", message)
     }
 
     pub(super) fn method_not_allowed() -> Self {
@@ -227,8 +223,7 @@ impl Status {
     pub(super) fn internal(message: impl std::fmt::Display) -> Self {
         let text = message.to_string();
         let message = format!("Internal error occurred: {text}");
-        let mut status =
-            Self::new(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", message);
+        let mut status = Self::new(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", message);
         status.details = json!({ "causes": [{ "message": text }] });
         status
     }

@@ -152,7 +152,9 @@ impl Store {
                 horizon: self.horizon,
             });
         }
-        let first = self.log.partition_point(|change| change.revision <= revision);
+        let first = self
+            .log
+            .partition_point(|change| change.revision <= revision);
         Ok(self.log.range(first..))
     }
 

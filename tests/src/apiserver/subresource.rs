@@ -10,11 +10,6 @@ use super::{
     status::{Cause, Status},
 };
 
-/// Whether the object itself is meant.
-pub(super) fn is_main(call: &Call) -> bool {
-    call.target.subresource.is_empty()
-}
-
 /// What a caller sees of an object.
 pub(super) fn shown(call: &Call, object: &Value) -> Value {
     match call.target.subresource.as_str() {
@@ -53,7 +48,10 @@ pub(super) fn replaced(call: &Call, old: &Value, wanted: Value) -> Result<Value,
             let mut object = old.clone();
             carry(&mut object, &wanted);
             object["spec"]["finalizers"] = wanted["spec"]["finalizers"].clone();
-            if object["spec"]["finalizers"].as_array().is_none_or(Vec::is_empty) {
+            if object["spec"]["finalizers"]
+                .as_array()
+                .is_none_or(Vec::is_empty)
+            {
                 object["spec"] = json!({});
             }
             Ok(object)
@@ -95,13 +93,22 @@ fn scale(resource: &Resource, object: &Value) -> Value {
     };
     let number = |value: Value| if value.is_null() { json!(0) } else { value };
     let mut metadata = json!({});
-    for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
+    for field in [
+        "name",
+        "namespace",
+        "uid",
+        "resourceVersion",
+        "creationTimestamp",
+    ] {
         metadata[field] = object["metadata"][field].clone();
     }
     let mut status = json!({ "replicas": number(at("statusReplicasPath", "/status/replicas")) });
     let selector = &object["spec"]["selector"]["matchLabels"];
     let selector = match &resource.custom {
-        Some(_) => at("labelSelectorPath", "").as_str().unwrap_or_default().to_owned(),
+        Some(_) => at("labelSelectorPath", "")
+            .as_str()
+            .unwrap_or_default()
+            .to_owned(),
         None => {
             let labels = selector.as_object().into_iter().flatten();
             let labels = labels.map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or_default()));
@@ -122,7 +129,10 @@ fn scale(resource: &Resource, object: &Value) -> Value {
 
 /// `.spec.replicas` of a CustomResourceDefinition as a JSON pointer.
 fn path_of(resource: &Resource, name: &str, default: &str) -> String {
-    let custom = resource.custom.as_ref().and_then(|custom| custom.scale[name].as_str());
+    let custom = resource
+        .custom
+        .as_ref()
+        .and_then(|custom| custom.scale[name].as_str());
     custom.map_or_else(|| default.to_owned(), |path| path.replace('.', "/"))
 }
 
@@ -142,16 +152,24 @@ pub(super) fn bind(api: &Api, call: &Call, body: &Value) -> Result<Value, Status
     let resource = &call.target.resource;
     let name = call.target.name.as_deref().unwrap_or_default();
     let mut state = api.lock();
-    let pod = state.find(&call.target).ok_or_else(|| Status::not_found(resource, name))?;
-    if let Some(node) = pod["spec"]["nodeName"].as_str().filter(|node| !node.is_empty()) {
+    let pod = state
+        .find(&call.target)
+        .ok_or_else(|| Status::not_found(resource, name))?;
+    if let Some(node) = pod["spec"]["nodeName"]
+        .as_str()
+        .filter(|node| !node.is_empty())
+    {
         let why = format!("pod {name} is already assigned to node \"{node}\"");
         return Err(Status::conflict(resource, name, &why));
     }
     let mut pod = Value::clone(&pod);
     pod["spec"]["nodeName"] = body["target"]["name"].clone();
-    let condition = json!({ "type": "PodScheduled", "status": "True", "lastTransitionTime": meta::now() });
+    let condition =
+        json!({ "type": "PodScheduled", "status": "True", "lastTransitionTime": meta::now() });
     pod["status"]["conditions"] = json!([condition]);
-    state.store.put(key(resource, call.target.place(), name), pod);
+    state
+        .store
+        .put(key(resource, call.target.place(), name), pod);
     Ok(success(StatusCode::CREATED))
 }
 

@@ -58,7 +58,10 @@ impl Issuer {
     }
 
     fn signature(&self, content: &str) -> String {
-        let signature = self.key.sign(content.as_bytes()).expect("signing needs nothing that can fail");
+        let signature = self
+            .key
+            .sign(content.as_bytes())
+            .expect("signing needs nothing that can fail");
         URL_SAFE_NO_PAD.encode(signature)
     }
 }
@@ -73,7 +76,9 @@ pub(super) fn request(api: &Api, call: &Call, body: &Value) -> Result<Value, Sta
     let namespace = target.place();
     let spec = &body["spec"];
     let state = api.lock();
-    let account = state.find(target).ok_or_else(|| Status::not_found(&target.resource, name))?;
+    let account = state
+        .find(target)
+        .ok_or_else(|| Status::not_found(&target.resource, name))?;
     let seconds = spec["expirationSeconds"].as_i64().unwrap_or(3600);
     if seconds < SHORTEST {
         let request = Resource {
@@ -89,8 +94,12 @@ pub(super) fn request(api: &Api, call: &Call, body: &Value) -> Result<Value, Sta
         Value::Null => None,
         bound => Some(bound_pod(&state, namespace, name, bound)?),
     };
-    let mut audiences: Vec<&str> =
-        spec["audiences"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let mut audiences: Vec<&str> = spec["audiences"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect();
     if audiences.is_empty() {
         audiences.push(ISSUER);
     }
@@ -182,8 +191,11 @@ pub(super) fn authenticate(
         return Err("[invalid bearer token, service account token has expired]".to_owned());
     }
     let audiences = strings(&claims["aud"]);
-    let common: Vec<String> =
-        wanted.iter().filter(|audience| audiences.contains(audience)).cloned().collect();
+    let common: Vec<String> = wanted
+        .iter()
+        .filter(|audience| audiences.contains(audience))
+        .cloned()
+        .collect();
     if common.is_empty() {
         return Err(format!(
             "[invalid bearer token, token audiences {audiences:?} is invalid for the target audiences {wanted:?}]"
@@ -193,7 +205,12 @@ pub(super) fn authenticate(
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let namespace = text(&about["namespace"]);
     let account = text(&about["serviceaccount"]["name"]);
-    still_there(&api.lock(), &namespace, "serviceaccounts", &about["serviceaccount"])?;
+    still_there(
+        &api.lock(),
+        &namespace,
+        "serviceaccounts",
+        &about["serviceaccount"],
+    )?;
     let mut extra = json!({
         "authentication.kubernetes.io/credential-id": [format!("JTI={}", text(&claims["jti"]))],
     });

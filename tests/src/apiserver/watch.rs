@@ -62,7 +62,9 @@ pub(super) fn watch(
             "resourceVersionMatch: Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
         ));
     }
-    let since: Option<u64> = query.number("resourceVersion")?.filter(|&revision| revision > 0);
+    let since: Option<u64> = query
+        .number("resourceVersion")?
+        .filter(|&revision| revision > 0);
     let deadline = Instant::now() + timeout;
     let mut watch = Watch {
         // Subscribed before the state is read, so that no change falls between.
@@ -165,7 +167,8 @@ impl Watch {
             }
             Err(compacted) => {
                 let (asked, horizon) = (self.revision, compacted.horizon);
-                let status = Status::expired(format!("too old resource version: {asked} ({horizon})"));
+                let status =
+                    Status::expired(format!("too old resource version: {asked} ({horizon})"));
                 self.ready.push_back(line("ERROR", &status.object()));
                 self.over = true;
             }

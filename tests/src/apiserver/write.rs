@@ -16,7 +16,7 @@ use super::{
     schema::Schema,
     state::{Api, Call, State, key},
     status::{Cause, Status},
-    subresource,
+    subresource, typed,
 };
 
 /// How often a write that is overtaken is tried again.
@@ -41,7 +41,9 @@ impl Patch {
         let found = match media {
             "application/json-patch+json" => Self::Json,
             "application/merge-patch+json" => Self::Merge,
-            "application/strategic-merge-patch+json" if resource.custom.is_none() => Self::Strategic,
+            "application/strategic-merge-patch+json" if resource.custom.is_none() => {
+                Self::Strategic
+            }
             "application/apply-patch+yaml" => Self::Apply,
             _ if resource.custom.is_some() => {
                 return Err(Status::unsupported_media_type(
@@ -78,7 +80,9 @@ async fn create_decoded(api: &Arc<Api>, call: &Call, mut object: Value) -> Resul
     object["metadata"]["creationTimestamp"] = meta::now().into();
     namespace_is_active(api, call)?;
     kinds::fill_in(resource, &mut object);
-    let named = object["metadata"]["name"].as_str().is_some_and(|name| !name.is_empty());
+    let named = object["metadata"]["name"]
+        .as_str()
+        .is_some_and(|name| !name.is_empty());
     let mut object = admission::mutate(api, call, Operation::Create, object, None).await?;
     kinds::fill_in(resource, &mut object);
     kinds::prepare_create(resource, &mut object);
@@ -89,7 +93,10 @@ async fn create_decoded(api: &Arc<Api>, call: &Call, mut object: Value) -> Resul
             kinds::fill_in(resource, &mut object);
         }
         meta::tidy(&mut object);
-        let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+        let name = object["metadata"]["name"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned();
         validate(resource, &object, None, &name)?;
         admission::validate(api, call, Operation::Create, Some(&object), None).await?;
         match insert(api, call, object, &name) {
@@ -142,7 +149,8 @@ pub(super) async fn replace(
     };
     let given = wanted["metadata"]["name"].as_str().unwrap_or_default();
     if given != name {
-        let message = format!("the name of the object ({given}) does not match the name on the URL ({name})");
+        let message =
+            format!("the name of the object ({given}) does not match the name on the URL ({name})");
         return Err(Status::bad_request(if given.is_empty() {
             "name must be provided".to_owned()
         } else {
@@ -157,7 +165,10 @@ pub(super) async fn replace(
     }
     let replace = |old: &Value| Ok(Some(tracked(call, old, wanted.clone())?));
     let unconditional = !has_version(&wanted);
-    if unconditional && call.target.subresource.is_empty() && !kinds::allows_unconditional_update(resource) {
+    if unconditional
+        && call.target.subresource.is_empty()
+        && !kinds::allows_unconditional_update(resource)
+    {
         // A missing object is said first.
         if !there {
             return Err(Status::not_found(resource, name));
@@ -217,7 +228,10 @@ async fn apply_patch(
         ));
     }
     let mut wanted = decode(call, body)?;
-    if wanted["metadata"]["managedFields"].as_array().is_some_and(|list| !list.is_empty()) {
+    if wanted["metadata"]["managedFields"]
+        .as_array()
+        .is_some_and(|list| !list.is_empty())
+    {
         return Err(Status::bad_request("metadata.managedFields must be nil"));
     }
     if wanted["metadata"]["name"].is_null() {
@@ -267,7 +281,8 @@ async fn apply_patch(
 /// What a full object that was sent makes of the stored one, and who owns its fields then.
 fn tracked(call: &Call, old: &Value, wanted: Value) -> Result<Value, Status> {
     let resource = &call.target.resource;
-    let mut object = subresource::replaced(call, old, wanted)?;
+    let object = subresource::replaced(call, old, wanted)?;
+    let mut object = typed::conform(resource, object, &call.query)?;
     kinds::fill_in(resource, &mut object);
     apply::track(call, old, &mut object);
     Ok(object)
@@ -305,7 +320,7 @@ async fn update(
         keep_system_fields(&mut object, &old);
         let mut object = admission::mutate(api, call, operation, object, Some(&old)).await?;
         kinds::fill_in(resource, &mut object);
-        if subresource::is_main(call) {
+        if matches!(call.target.subresource.as_str(), "" | "scale") {
             kinds::prepare_update(resource, &mut object, &old);
         }
         meta::tidy(&mut object);
@@ -398,7 +413,7 @@ fn decode(call: &Call, mut object: Value) -> Result<Value, Status> {
         ));
     }
     crd::prune(resource, &mut object);
-    Ok(object)
+    typed::conform(resource, object, &call.query)
 }
 
 fn kind_matches(call: &Call, object: &Value) -> Result<(), Status> {
@@ -444,8 +459,9 @@ fn namespace_is_active(api: &Api, call: &Call) -> Result<(), Status> {
         return Err(Status::not_found(&namespaces, name));
     };
     if meta::is_deleting(namespace) {
-        let why =
-            format!("unable to create new content in namespace {name} because it is being terminated");
+        let why = format!(
+            "unable to create new content in namespace {name} because it is being terminated"
+        );
         let status = Status::forbidden(&call.target.resource, "", &why);
         let message = format!("namespace {name} is being terminated");
         return Err(status.because("NamespaceTerminating", &message, "metadata.namespace"));

@@ -43,7 +43,11 @@ impl Authority {
         ];
         let names: Vec<String> = names.into_iter().map(str::to_owned).collect();
         let params = CertificateParams::new(names).expect("names");
-        self.sign(params, name("kube-apiserver", &[]), ExtendedKeyUsagePurpose::ServerAuth)
+        self.sign(
+            params,
+            name("kube-apiserver", &[]),
+            ExtendedKeyUsagePurpose::ServerAuth,
+        )
     }
 
     /// A user's certificate.

@@ -62,7 +62,10 @@ impl RealServer {
         let admin = authority.client("admin", &["system:masters"]);
         let deadline = Instant::now() + PATIENCE;
         while !is_ready(self.address, authority, &admin) {
-            let ended = self.processes.iter_mut().any(|child| !matches!(child.try_wait(), Ok(None)));
+            let ended = self
+                .processes
+                .iter_mut()
+                .any(|child| !matches!(child.try_wait(), Ok(None)));
             if ended || Instant::now() > deadline {
                 for program in ["etcd", "kube-apiserver"] {
                     let log = fs::read_to_string(data.join(program).with_extension("log"));
@@ -70,7 +73,10 @@ impl RealServer {
                     let lines: Vec<&str> = log.lines().rev().take(20).collect();
                     println!("{program}, its last lines first:\n{}", lines.join("\n"));
                 }
-                panic!("the API server at {} is not ready: see its log above", self.address);
+                panic!(
+                    "the API server at {} is not ready: see its log above",
+                    self.address
+                );
             }
             thread::sleep(Duration::from_millis(100));
         }
@@ -129,9 +135,18 @@ fn spawn_apiserver(
         ("tls-cert-file", write("server.pem", &leaf.certificate)),
         ("tls-private-key-file", write("server.key", &leaf.key)),
         ("client-ca-file", write("ca.pem", &authority.pem())),
-        ("service-account-issuer", crate::apiserver::ISSUER.to_owned()),
-        ("service-account-key-file", write("accounts.pem", &accounts.public_key_pem())),
-        ("service-account-signing-key-file", write("accounts.key", &accounts.serialize_pem())),
+        (
+            "service-account-issuer",
+            crate::apiserver::ISSUER.to_owned(),
+        ),
+        (
+            "service-account-key-file",
+            write("accounts.pem", &accounts.public_key_pem()),
+        ),
+        (
+            "service-account-signing-key-file",
+            write("accounts.key", &accounts.serialize_pem()),
+        ),
         ("service-cluster-ip-range", RANGES.to_owned()),
         ("authorization-mode", "RBAC".to_owned()),
         // It would want a default service account for every pod, which only a controller makes.
@@ -150,7 +165,9 @@ fn spawn(mut command: Command, log: &Path) -> Child {
     let log = File::create(log).expect("a log file in the temporary folder");
     let errors = log.try_clone().expect("a second handle of the log file");
     command.stdin(Stdio::null()).stdout(log).stderr(errors);
-    command.spawn().unwrap_or_else(|why| panic!("can't start {}: {why}", program.display()))
+    command
+        .spawn()
+        .unwrap_or_else(|why| panic!("can't start {}: {why}", program.display()))
 }
 
 /// A port of loopback that is free now.
@@ -164,7 +181,9 @@ fn is_ready(address: SocketAddr, authority: &Authority, admin: &Leaf) -> bool {
     let ask = || -> Result<String, Box<dyn std::error::Error>> {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(authority.pem().as_bytes())?)?;
-        let chain = vec![CertificateDer::from_pem_slice(admin.certificate.as_bytes())?];
+        let chain = vec![CertificateDer::from_pem_slice(
+            admin.certificate.as_bytes(),
+        )?];
         let key = PrivateKeyDer::from_pem_slice(admin.key.as_bytes())?;
         let config = ClientConfig::builder().with_root_certificates(roots);
         let config = config.with_client_auth_cert(chain, key)?;

@@ -35,7 +35,9 @@ struct Place {
 pub(super) async fn send(api: &Arc<Api>, hook: &Value, review: &Value) -> Result<Value, String> {
     let seconds = hook["timeoutSeconds"].as_u64().unwrap_or(10);
     let place = place(api, &hook["clientConfig"], seconds)?;
-    let bundle = hook["clientConfig"]["caBundle"].as_str().unwrap_or_default();
+    let bundle = hook["clientConfig"]["caBundle"]
+        .as_str()
+        .unwrap_or_default();
     let exchange = exchange(&place, bundle, review.to_string());
     let outcome = tokio::time::timeout(Duration::from_secs(seconds), exchange).await;
     let outcome = outcome.unwrap_or_else(|_| Err("context deadline exceeded".to_owned()));
@@ -45,7 +47,9 @@ pub(super) async fn send(api: &Arc<Api>, hook: &Value, review: &Value) -> Result
 fn place(api: &Api, config: &Value, seconds: u64) -> Result<Place, String> {
     let timeout = format!("timeout={seconds}s");
     if let Some(url) = config["url"].as_str() {
-        let uri: Uri = url.parse().map_err(|why| format!("{url:?} is no URL: {why}"))?;
+        let uri: Uri = url
+            .parse()
+            .map_err(|why| format!("{url:?} is no URL: {why}"))?;
         let host = uri.host().unwrap_or_default();
         let path = format!("{}?{timeout}", uri.path());
         return Ok(Place {
@@ -59,13 +63,19 @@ fn place(api: &Api, config: &Value, seconds: u64) -> Result<Place, String> {
     let service = &config["service"];
     let text = |field: &str| service[field].as_str().unwrap_or_default().to_owned();
     let (namespace, name) = (text("namespace"), text("name"));
-    let port = service["port"].as_u64().and_then(|port| u16::try_from(port).ok()).unwrap_or(443);
+    let port = service["port"]
+        .as_u64()
+        .and_then(|port| u16::try_from(port).ok())
+        .unwrap_or(443);
     let path = match text("path").as_str() {
         "" => format!("/?{timeout}"),
         path => format!("{path}?{timeout}"),
     };
     let host = format!("{name}.{namespace}.svc");
-    let served = api.service_addresses.lock().unwrap_or_else(PoisonError::into_inner);
+    let served = api
+        .service_addresses
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner);
     let address = served.get(&(namespace, name.clone())).copied();
     if address.is_none() {
         return Err(format!("service \"{name}\" not found"));
@@ -87,7 +97,9 @@ async fn exchange(place: &Place, bundle: &str, body: String) -> Result<Value, St
     };
     let stream = connected.map_err(|why| format!("dial tcp: connect: {why}"))?;
     let name = ServerName::try_from(place.host.clone()).map_err(|why| text(&why))?;
-    let stream = TlsConnector::from(Arc::new(tls(bundle)?)).connect(name, stream).await;
+    let stream = TlsConnector::from(Arc::new(tls(bundle)?))
+        .connect(name, stream)
+        .await;
     let stream = stream.map_err(|why| format!("tls: failed to verify certificate: x509: {why}"))?;
     let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
     let (mut sender, connection) = handshake.map_err(|why| text(&why))?;
@@ -100,9 +112,17 @@ async fn exchange(place: &Place, bundle: &str, body: String) -> Result<Value, St
         .header(header::USER_AGENT, "kube-apiserver-admission")
         .body(Full::new(Bytes::from(body)))
         .map_err(|why| text(&why))?;
-    let response = sender.send_request(request).await.map_err(|why| text(&why))?;
+    let response = sender
+        .send_request(request)
+        .await
+        .map_err(|why| text(&why))?;
     let status = response.status();
-    let body = response.into_body().collect().await.map_err(|why| text(&why))?.to_bytes();
+    let body = response
+        .into_body()
+        .collect()
+        .await
+        .map_err(|why| text(&why))?
+        .to_bytes();
     if !status.is_success() {
         return Err(format!("the server answered {status}"));
     }
@@ -111,11 +131,17 @@ async fn exchange(place: &Place, bundle: &str, body: String) -> Result<Value, St
 
 /// Trusts what `caBundle` holds and nothing else.
 fn tls(bundle: &str) -> Result<ClientConfig, String> {
-    let pem = STANDARD.decode(bundle).map_err(|why| format!("caBundle is no base64: {why}"))?;
+    let pem = STANDARD
+        .decode(bundle)
+        .map_err(|why| format!("caBundle is no base64: {why}"))?;
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(&pem) {
         let certificate = certificate.map_err(|why| format!("caBundle is no PEM: {why}"))?;
-        roots.add(certificate).map_err(|why| format!("caBundle: {why}"))?;
+        roots
+            .add(certificate)
+            .map_err(|why| format!("caBundle: {why}"))?;
     }
-    Ok(ClientConfig::builder().with_root_certificates(roots).with_no_client_auth())
+    Ok(ClientConfig::builder()
+        .with_root_certificates(roots)
+        .with_no_client_auth())
 }

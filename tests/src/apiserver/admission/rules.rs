@@ -16,7 +16,11 @@ pub(super) fn hooks(api: &Api, call: &Call, configurations: &str) -> Vec<Value> 
     }
     let configurations = api.lock().all(configurations);
     let hooks = configurations.iter().flat_map(|configuration| {
-        configuration["webhooks"].as_array().into_iter().flatten().cloned()
+        configuration["webhooks"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .cloned()
     });
     hooks.collect()
 }
@@ -41,7 +45,11 @@ fn rule_matches(rule: &Value, question: &Question<'_>) -> bool {
         Some("Cluster") => target.namespace.is_none(),
         _ => true,
     };
-    let resources = rule["resources"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    let resources = rule["resources"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str);
     let resource_matches = resources.into_iter().any(|pattern| {
         let (plural, subresource) = pattern.split_once('/').unwrap_or((pattern, ""));
         let all = plural == "*" && !pattern.contains('/');
@@ -71,7 +79,9 @@ fn namespace_matches(api: &Api, hook: &Value, question: &Question<'_>) -> bool {
     match &target.namespace {
         Some(name) => {
             let state = api.lock();
-            state.namespace(name).is_some_and(|namespace| selector.match_object(namespace))
+            state
+                .namespace(name)
+                .is_some_and(|namespace| selector.match_object(namespace))
         }
         None => true,
     }
@@ -80,5 +90,8 @@ fn namespace_matches(api: &Api, hook: &Value, question: &Question<'_>) -> bool {
 fn object_matches(hook: &Value, question: &Question<'_>) -> bool {
     let selector = Labels::of_object(&hook["objectSelector"]);
     let objects = [question.object, question.old];
-    objects.into_iter().flatten().any(|object| selector.match_object(object))
+    objects
+        .into_iter()
+        .flatten()
+        .any(|object| selector.match_object(object))
 }

@@ -99,7 +99,9 @@ fn fold_leaves(fields: &mut Value) {
     if map.len() == 1 && map.contains_key(".") {
         map.clear();
     }
-    map.iter_mut().filter(|(step, _)| *step != ".").for_each(|(_, inner)| fold_leaves(inner));
+    map.iter_mut()
+        .filter(|(step, _)| *step != ".")
+        .for_each(|(_, inner)| fold_leaves(inner));
 }
 
 /// The fields that differ between two objects.
@@ -114,7 +116,9 @@ pub(super) struct Comparison {
 impl Comparison {
     pub(super) fn new(old: &Value, new: &Value, schema: &Schema<'_>) -> Self {
         let (before, after) = (leaves(old, schema), leaves(new, schema));
-        let set = after.iter().filter(|(path, value)| before.get(*path) != Some(*value));
+        let set = after
+            .iter()
+            .filter(|(path, value)| before.get(*path) != Some(*value));
         let mut set: BTreeSet<Path> = set.map(|(path, _)| path.clone()).collect();
         maps(new, old, schema, &Vec::new(), &mut set);
         let removed = before.keys().filter(|path| !after.contains_key(*path));
@@ -220,4 +224,44 @@ pub(super) fn display(path: &Path) -> String {
         None => step.clone(),
     };
     path.iter().map(step).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::apiserver::resource::Table;
+
+    #[test]
+    fn fields_are_written_and_read_back() {
+        let table = Table::built_in();
+        let services = table.find("", "v1", "services").expect("services");
+        let schema = Schema::of(&services);
+        let service = json!({
+            "metadata": { "labels": { "a": "b" } },
+            "spec": { "ports": [{ "port": 80, "name": "http" }], "selector": { "app": "x" } },
+        });
+        let set = FieldSet::of(&service, &schema);
+        let rendered = set.render();
+        assert_eq!(
+            rendered,
+            json!({
+                "f:metadata": { "f:labels": { "f:a": {} } },
+                "f:spec": {
+                    "f:ports": {
+                        "k:{\"port\":80,\"protocol\":\"TCP\"}": { ".": {}, "f:port": {}, "f:name": {} },
+                    },
+                    "f:selector": {},
+                },
+            })
+        );
+        assert_eq!(FieldSet::parse(&rendered), set);
+    }
+
+    #[test]
+    fn paths_are_shown_as_in_conflicts() {
+        let path: Path = ["f:spec", "f:ports", "k:{\"port\":80}", "f:name"]
+            .map(str::to_owned)
+            .into();
+        assert_eq!(display(&path), ".spec.ports[port=80].name");
+    }
 }

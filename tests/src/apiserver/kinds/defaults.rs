@@ -23,9 +23,13 @@ pub(in crate::apiserver) fn fill_in(resource: &Resource, object: &mut Value) {
         ("", "services") => service(&mut object["spec"]),
         ("", "secrets") => set(object, json!({ "type": "Opaque" })),
         ("", "endpoints") => each(&mut object["subsets"], |subset| {
-            each(&mut subset["ports"], |port| set(port, json!({ "protocol": "TCP" })));
+            each(&mut subset["ports"], |port| {
+                set(port, json!({ "protocol": "TCP" }))
+            });
         }),
-        ("", "persistentvolumeclaims") => set(&mut object["spec"], json!({ "volumeMode": "Filesystem" })),
+        ("", "persistentvolumeclaims") => {
+            set(&mut object["spec"], json!({ "volumeMode": "Filesystem" }))
+        }
         ("apps", plural) => workload(plural, &mut object["spec"]),
         ("batch", "jobs") => job(&mut object["spec"]),
         ("batch", "cronjobs") => cron_job(&mut object["spec"]),
@@ -34,7 +38,10 @@ pub(in crate::apiserver) fn fill_in(resource: &Resource, object: &mut Value) {
         }),
         ("networking.k8s.io", "networkpolicies") => network_policy(&mut object["spec"]),
         ("rbac.authorization.k8s.io", "rolebindings" | "clusterrolebindings") => {
-            set(&mut object["roleRef"], json!({ "apiGroup": "rbac.authorization.k8s.io" }));
+            set(
+                &mut object["roleRef"],
+                json!({ "apiGroup": "rbac.authorization.k8s.io" }),
+            );
             each(&mut object["subjects"], |subject| {
                 if matches!(subject["kind"].as_str(), Some("User" | "Group")) {
                     set(subject, json!({ "apiGroup": "rbac.authorization.k8s.io" }));
@@ -125,11 +132,17 @@ fn pod(spec: &mut Value) {
 
 /// What the admission plugins of every API server set: Priority, DefaultTolerationSeconds.
 fn admit_pod(spec: &mut Value) {
-    set(spec, json!({ "priority": 0, "preemptionPolicy": "PreemptLowerPriority", "tolerations": [] }));
+    set(
+        spec,
+        json!({ "priority": 0, "preemptionPolicy": "PreemptLowerPriority", "tolerations": [] }),
+    );
     let Some(tolerations) = spec["tolerations"].as_array_mut() else {
         return;
     };
-    for taint in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
+    for taint in [
+        "node.kubernetes.io/not-ready",
+        "node.kubernetes.io/unreachable",
+    ] {
         let tolerated = tolerations.iter().any(|toleration| {
             let effect = &toleration["effect"];
             (toleration["key"] == taint || toleration["key"].is_null())
@@ -259,8 +272,14 @@ fn workload(plural: &str, spec: &mut Value) {
             }),
         ),
         "daemonsets" => {
-            set(spec, json!({ "updateStrategy": {}, "revisionHistoryLimit": 10 }));
-            set(&mut spec["updateStrategy"], json!({ "type": "RollingUpdate" }));
+            set(
+                spec,
+                json!({ "updateStrategy": {}, "revisionHistoryLimit": 10 }),
+            );
+            set(
+                &mut spec["updateStrategy"],
+                json!({ "type": "RollingUpdate" }),
+            );
             if spec["updateStrategy"]["type"] == "RollingUpdate" {
                 let rolling = json!({ "maxUnavailable": 1, "maxSurge": 0 });
                 set(&mut spec["updateStrategy"]["rollingUpdate"], rolling);
@@ -306,7 +325,10 @@ fn cron_job(spec: &mut Value) {
 }
 
 fn service(spec: &mut Value) {
-    set(spec, json!({ "type": "ClusterIP", "sessionAffinity": "None" }));
+    set(
+        spec,
+        json!({ "type": "ClusterIP", "sessionAffinity": "None" }),
+    );
     if let Some(ports) = there(spec, "ports") {
         each(ports, |port| {
             let number = port["port"].clone();
@@ -324,7 +346,11 @@ fn service(spec: &mut Value) {
 fn network_policy(spec: &mut Value) {
     set(spec, json!({ "podSelector": {} }));
     let egress = spec["egress"].is_array();
-    let types = if egress { json!(["Ingress", "Egress"]) } else { json!(["Ingress"]) };
+    let types = if egress {
+        json!(["Ingress", "Egress"])
+    } else {
+        json!(["Ingress"])
+    };
     set(spec, json!({ "policyTypes": types }));
     for direction in ["ingress", "egress"] {
         if let Some(rules) = there(spec, direction) {
@@ -360,7 +386,10 @@ fn webhook(hook: &mut Value, mutating: bool) {
 }
 
 fn custom_resource(spec: &mut Value) {
-    let kind = spec["names"]["kind"].as_str().unwrap_or_default().to_owned();
+    let kind = spec["names"]["kind"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned();
     set(
         &mut spec["names"],
         json!({ "singular": kind.to_lowercase(), "listKind": format!("{kind}List") }),

@@ -5,7 +5,11 @@ use serde_json::{Value, json};
 use crate::apiserver::{resource::Resource, status::Cause};
 
 /// Checks an object that is to be stored, beside the one it replaces.
-pub(in crate::apiserver) fn validate(resource: &Resource, new: &Value, old: Option<&Value>) -> Vec<Cause> {
+pub(in crate::apiserver) fn validate(
+    resource: &Resource,
+    new: &Value,
+    old: Option<&Value>,
+) -> Vec<Cause> {
     let mut causes = Vec::new();
     let mut check = Check {
         causes: &mut causes,
@@ -35,12 +39,16 @@ pub(in crate::apiserver) fn validate(resource: &Resource, new: &Value, old: Opti
 /// A pod's class by its resources.
 pub(super) fn quality(pod: &Value) -> &'static str {
     let containers = ["containers", "initContainers"].into_iter();
-    let containers = containers.flat_map(|field| pod["spec"][field].as_array().into_iter().flatten());
+    let containers =
+        containers.flat_map(|field| pod["spec"][field].as_array().into_iter().flatten());
     let (mut some, mut all) = (false, true);
     for container in containers {
         let resources = &container["resources"];
         for resource in ["cpu", "memory"] {
-            let (request, limit) = (&resources["requests"][resource], &resources["limits"][resource]);
+            let (request, limit) = (
+                &resources["requests"][resource],
+                &resources["limits"][resource],
+            );
             some |= !request.is_null() || !limit.is_null();
             all &= !limit.is_null() && (request.is_null() || request == limit);
         }
@@ -129,7 +137,8 @@ impl Check<'_> {
                 self.require(&format!("{path}.image"), &container["image"]);
                 let name = container["name"].as_str().unwrap_or_default();
                 if names.contains(&name) {
-                    self.causes.push(duplicate(&format!("{path}.name"), &container["name"]));
+                    self.causes
+                        .push(duplicate(&format!("{path}.name"), &container["name"]));
                 }
                 names.push(name);
                 self.mounts(&path, container, spec);
@@ -147,8 +156,16 @@ impl Check<'_> {
     }
 
     fn mounts(&mut self, path: &str, container: &Value, spec: &Value) {
-        let volumes = spec["volumes"].as_array().map(Vec::as_slice).unwrap_or_default();
-        for (index, mount) in container["volumeMounts"].as_array().into_iter().flatten().enumerate() {
+        let volumes = spec["volumes"]
+            .as_array()
+            .map(Vec::as_slice)
+            .unwrap_or_default();
+        for (index, mount) in container["volumeMounts"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .enumerate()
+        {
             let path = format!("{path}.volumeMounts[{index}]");
             self.require(&format!("{path}.mountPath"), &mount["mountPath"]);
             if !volumes.iter().any(|volume| volume["name"] == mount["name"]) {
@@ -169,10 +186,18 @@ impl Check<'_> {
         let spec = &self.new["spec"];
         if self.require("spec.selector", &spec["selector"]) {
             let labels = &spec["template"]["metadata"]["labels"];
-            for (label, value) in spec["selector"]["matchLabels"].as_object().into_iter().flatten() {
+            for (label, value) in spec["selector"]["matchLabels"]
+                .as_object()
+                .into_iter()
+                .flatten()
+            {
                 if labels[label] != *value {
                     let detail = "`selector` does not match template `labels`";
-                    self.causes.push(Cause::invalid("spec.template.metadata.labels", labels, detail));
+                    self.causes.push(Cause::invalid(
+                        "spec.template.metadata.labels",
+                        labels,
+                        detail,
+                    ));
                     break;
                 }
             }
@@ -190,17 +215,24 @@ impl Check<'_> {
         } else if !headless {
             self.require("spec.ports", &spec["ports"]);
         }
-        let ports = spec["ports"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let ports = spec["ports"]
+            .as_array()
+            .map(Vec::as_slice)
+            .unwrap_or_default();
         let mut seen: Vec<&Value> = Vec::new();
         for (index, port) in ports.iter().enumerate() {
             let path = format!("spec.ports[{index}]");
-            if !port["port"].as_i64().is_some_and(|port| (1..=65535).contains(&port)) {
+            if !port["port"]
+                .as_i64()
+                .is_some_and(|port| (1..=65535).contains(&port))
+            {
                 let detail = "must be between 1 and 65535, inclusive";
                 let value = match &port["port"] {
                     Value::Null => json!(0),
                     value => value.clone(),
                 };
-                self.causes.push(Cause::invalid(&format!("{path}.port"), &value, detail));
+                self.causes
+                    .push(Cause::invalid(&format!("{path}.port"), &value, detail));
             }
             if ports.len() > 1 {
                 let path = format!("{path}.name");
@@ -210,8 +242,23 @@ impl Check<'_> {
                 seen.push(&port["name"]);
             }
         }
-        if self.old.is_some_and(|old| old["spec"]["type"] != "ExternalName") && !external {
-            self.unchanged("spec.clusterIP", "field is immutable");
+        if self
+            .old
+            .is_some_and(|old| old["spec"]["type"] != "ExternalName")
+            && !external
+        {
+            let path = "/spec/clusterIPs";
+            let (new, old) = (
+                self.new.pointer(path),
+                self.old.and_then(|old| old.pointer(path)),
+            );
+            if let (Some(new), Some(old)) = (new, old)
+                && new[0] != old[0]
+            {
+                let detail = "may not change once set";
+                self.causes
+                    .push(Cause::invalid("spec.clusterIPs[0]", new, detail));
+            }
         }
     }
 
@@ -236,9 +283,15 @@ impl Check<'_> {
         let types = ["FQDN", "IPv4", "IPv6"];
         let kind = &self.new["addressType"];
         if self.require("addressType", kind) && !types.iter().any(|known| kind == known) {
-            self.causes.push(Cause::unsupported("addressType", kind, &types));
+            self.causes
+                .push(Cause::unsupported("addressType", kind, &types));
         }
-        for (index, endpoint) in self.new["endpoints"].as_array().into_iter().flatten().enumerate() {
+        for (index, endpoint) in self.new["endpoints"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .enumerate()
+        {
             let path = format!("endpoints[{index}].addresses");
             if endpoint["addresses"].as_array().is_none_or(Vec::is_empty) {
                 let detail = "must contain at least 1 address";
@@ -253,23 +306,40 @@ impl Check<'_> {
         for field in ["leaseDurationSeconds", "leaseTransitions"] {
             let least = i64::from(field == "leaseDurationSeconds");
             if spec[field].as_i64().is_some_and(|value| value < least) {
-                let detail = ["must be greater than or equal to 0", "must be greater than 0"];
+                let detail = [
+                    "must be greater than or equal to 0",
+                    "must be greater than 0",
+                ];
                 let detail = detail[usize::from(least == 1)];
-                self.causes.push(Cause::invalid(&format!("spec.{field}"), &spec[field], detail));
+                self.causes.push(Cause::invalid(
+                    &format!("spec.{field}"),
+                    &spec[field],
+                    detail,
+                ));
             }
         }
         if spec["holderIdentity"] == "" {
-            self.causes.push(Cause::required("spec.holderIdentity", "must not be empty"));
+            self.causes
+                .push(Cause::required("spec.holderIdentity", "must not be empty"));
         }
     }
 
     fn webhooks(&mut self) {
-        for (index, hook) in self.new["webhooks"].as_array().into_iter().flatten().enumerate() {
+        for (index, hook) in self.new["webhooks"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .enumerate()
+        {
             let path = format!("webhooks[{index}]");
             let name = hook["name"].as_str().unwrap_or_default();
             if name.split('.').filter(|part| !part.is_empty()).count() < 3 {
                 let detail = "should be a domain with at least three segments separated by dots";
-                self.causes.push(Cause::invalid(&format!("{path}.name"), &name.into(), detail));
+                self.causes.push(Cause::invalid(
+                    &format!("{path}.name"),
+                    &name.into(),
+                    detail,
+                ));
             }
             self.require(&format!("{path}.sideEffects"), &hook["sideEffects"]);
             self.require(
@@ -279,18 +349,28 @@ impl Check<'_> {
             let config = &hook["clientConfig"];
             if config["url"].is_null() == config["service"].is_null() {
                 let detail = "exactly one of url or service is required";
-                self.causes.push(Cause::required(&format!("{path}.clientConfig"), detail));
+                self.causes
+                    .push(Cause::required(&format!("{path}.clientConfig"), detail));
             }
             if let Some(url) = config["url"].as_str()
                 && !url.starts_with("https://")
             {
-                let detail = "'https' is the only allowed URL scheme; desired format: https://host[/path]";
-                self.causes.push(Cause::invalid(&format!("{path}.clientConfig.url"), &url.into(), detail));
+                let detail =
+                    "'https' is the only allowed URL scheme; desired format: https://host[/path]";
+                self.causes.push(Cause::invalid(
+                    &format!("{path}.clientConfig.url"),
+                    &url.into(),
+                    detail,
+                ));
             }
             let seconds = hook["timeoutSeconds"].as_i64().unwrap_or(10);
             if !(1..=30).contains(&seconds) {
                 let detail = "the timeout value must be between 1 and 30 seconds";
-                self.causes.push(Cause::invalid(&format!("{path}.timeoutSeconds"), &seconds.into(), detail));
+                self.causes.push(Cause::invalid(
+                    &format!("{path}.timeoutSeconds"),
+                    &seconds.into(),
+                    detail,
+                ));
             }
         }
     }
@@ -304,10 +384,18 @@ impl Check<'_> {
             self.require(&format!("spec.names.{field}"), &spec["names"][field]);
         }
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        let wanted = format!("{}.{}", text(&spec["names"]["plural"]), text(&spec["group"]));
+        let wanted = format!(
+            "{}.{}",
+            text(&spec["names"]["plural"]),
+            text(&spec["group"])
+        );
         if self.new["metadata"]["name"] != wanted.as_str() {
             let detail = "must be spec.names.plural+\".\"+spec.group";
-            self.causes.push(Cause::invalid("metadata.name", &self.new["metadata"]["name"], detail));
+            self.causes.push(Cause::invalid(
+                "metadata.name",
+                &self.new["metadata"]["name"],
+                detail,
+            ));
         }
         let group = text(&spec["group"]);
         let protected = group.ends_with(".k8s.io") || group.ends_with(".kubernetes.io");
@@ -318,16 +406,24 @@ impl Check<'_> {
                 "protected groups must have approval annotation \"api-approved.kubernetes.io\", see https://github.com/kubernetes/enhancements/pull/1111",
             ));
         }
-        let versions = spec["versions"].as_array().map(Vec::as_slice).unwrap_or_default();
-        let stored = versions.iter().filter(|version| version["storage"] == true).count();
+        let versions = spec["versions"]
+            .as_array()
+            .map(Vec::as_slice)
+            .unwrap_or_default();
+        let stored = versions
+            .iter()
+            .filter(|version| version["storage"] == true)
+            .count();
         if !versions.is_empty() && stored != 1 {
             let detail = "must have exactly one version marked as storage version";
-            self.causes.push(Cause::invalid("spec.versions", &spec["versions"], detail));
+            self.causes
+                .push(Cause::invalid("spec.versions", &spec["versions"], detail));
         }
         for (index, version) in versions.iter().enumerate() {
             let path = format!("spec.versions[{index}].schema.openAPIV3Schema");
             if version["schema"]["openAPIV3Schema"].is_null() {
-                self.causes.push(Cause::required(&path, "schemas are required"));
+                self.causes
+                    .push(Cause::required(&path, "schemas are required"));
             }
         }
     }
