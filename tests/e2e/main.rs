@@ -5,6 +5,7 @@
 mod control;
 mod debian;
 mod demo;
+mod inspect;
 mod lifecycle;
 mod malformed;
 mod manifests;

@@ -24,7 +24,13 @@ impl Replica {
     fn start(kubeconfig: &Path, pod: &str) -> Self {
         let [listen, admin, observe, webhook] = free();
         let process = Command::new(mesh_tests::binary::mesh())
-            .args(["controller", "run", "--source=kubernetes", "--namespace", SYSTEM_NAMESPACE])
+            .args([
+                "controller",
+                "run",
+                "--source=kubernetes",
+                "--namespace",
+                SYSTEM_NAMESPACE,
+            ])
             .args(["--pod", pod, "--listen", &listen.to_string()])
             .args(["--admin-listen", &admin.to_string()])
             .args(["--observe-listen", &observe.to_string()])
@@ -87,12 +93,22 @@ fn two_replicas_are_checked_and_read_as_one() {
     let replicas = ["mesh-controller-a", "mesh-controller-b"].map(|pod| {
         let replica = Replica::start(stage.cluster.kubeconfig(), pod);
         stage.controller(pod, true);
-        let ports = [(OBSERVE_PORT, replica.observe), (WEBHOOK_PORT, replica.webhook)];
-        (stage.cluster.serve_pod_ports(SYSTEM_NAMESPACE, pod, ports), replica)
+        let ports = [
+            (OBSERVE_PORT, replica.observe),
+            (WEBHOOK_PORT, replica.webhook),
+        ];
+        (
+            stage.cluster.serve_pod_ports(SYSTEM_NAMESPACE, pod, ports),
+            replica,
+        )
     });
     let forwarded = replicas.iter().all(|(forwarded, _)| *forwarded);
     let address = replicas[0].1.webhook;
-    if !forwarded || !stage.cluster.serve_service(SYSTEM_NAMESPACE, WEBHOOK, address) {
+    if !forwarded
+        || !stage
+            .cluster
+            .serve_service(SYSTEM_NAMESPACE, WEBHOOK, address)
+    {
         println!("skipped: this API server reaches no sockets of this machine");
         return;
     }
@@ -109,19 +125,30 @@ fn two_replicas_are_checked_and_read_as_one() {
     assert!(bad.is_empty(), "{bad:#?}");
 
     let versions = stage.mesh("version -o json").json();
-    assert_eq!(versions["controller"].as_object().expect("replicas").len(), 2);
+    assert_eq!(
+        versions["controller"].as_object().expect("replicas").len(),
+        2
+    );
     assert_eq!(versions["skew"], false);
 
     // The injector puts the proxy beside it; both replicas see the same pod, which is counted once.
-    stage.create(("", "v1", "Pod"), "shop", json!({
-        "metadata": {"name": "web-1"},
-        "spec": {"nodeName": "node-1", "containers": [{"name": "app", "image": "app"}]},
-        "status": {"phase": "Running", "podIP": "10.1.0.7", "podIPs": [{"ip": "10.1.0.7"}]},
-    }));
+    stage.create(
+        ("", "v1", "Pod"),
+        "shop",
+        json!({
+            "metadata": {"name": "web-1"},
+            "spec": {"nodeName": "node-1", "containers": [{"name": "app", "image": "app"}]},
+            "status": {"phase": "Running", "podIP": "10.1.0.7", "podIPs": [{"ip": "10.1.0.7"}]},
+        }),
+    );
     let row = (0..50).find_map(|_| {
         let said = stage.mesh("stat po/web-1 -n shop -o json");
         said.good.then(|| said.json()["rows"][0].clone())
     });
     let row = row.expect("the replicas hear of the pod");
-    assert_eq!((&row["pods"], &row["meshed_pods"]), (&json!(1), &json!(1)), "{row}");
+    assert_eq!(
+        (&row["pods"], &row["meshed_pods"]),
+        (&json!(1), &json!(1)),
+        "{row}"
+    );
 }

@@ -113,7 +113,7 @@ impl Stage {
             "spec": {
                 "nodeName": "node-1",
                 "automountServiceAccountToken": false,
-                "containers": [{"name": "mesh-controller", "image": "localhost/mesh/mesh-controller:0.1.0"}],
+                "containers": [{"name": "mesh-controller", "image": concat!("localhost/mesh/mesh-controller:", env!("CARGO_PKG_VERSION"))}],
             },
             "status": status,
         });

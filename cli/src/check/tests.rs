@@ -197,7 +197,7 @@ fn much_is_wrong() {
 #[test]
 fn the_control_plane() {
     type Change = fn(&mut Control);
-    let cases: [(Change, &str); 14] = [
+    let cases: [(Change, &str); 15] = [
         (
             |c| (c.deployment, c.replicas) = (Ok(None), Vec::new()),
             "C01!",
@@ -250,6 +250,10 @@ fn the_control_plane() {
         (
             |c| c.dry_run = Some(Err("You have no right to create pods.".into())),
             "W04",
+        ),
+        (
+            |c| c.dry_run = Some(Err("violates PodSecurity \"restricted:latest\"".into())),
+            "W04!",
         ),
     ];
     for (change, expected) in cases {

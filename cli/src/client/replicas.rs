@@ -255,10 +255,15 @@ impl Replicas {
         }
     }
 
-    /// Once for each replica, not each second.
     fn tell(&mut self, name: &str, why: &str) {
-        if self.told.insert(name.to_owned()) {
-            eprintln!("mesh: what proxies told the replica {name} is missing here: {why}");
+        let words = format!("what proxies told the replica {name} is missing here: {why}");
+        self.tell_once(name, &words);
+    }
+
+    /// Not each second.
+    fn tell_once(&mut self, about: &str, words: &str) {
+        if self.told.insert(about.to_owned()) {
+            eprintln!("mesh: {words}");
         }
     }
 
@@ -291,6 +296,10 @@ impl Replicas {
             Mesh::Cluster(cluster) => cluster.clone(),
         };
         let found = cluster.controllers().await?.ready;
+        let mut versions = found.iter().filter_map(|pod| pod.version.as_deref());
+        if let Some(skew) = versions.find_map(skew) {
+            self.tell_once("version", &skew);
+        }
         self.replicas
             .retain(|replica| found.iter().any(|pod| pod.pod == replica.name));
         let new = found
@@ -331,6 +340,17 @@ impl Replica {
     }
 }
 
+/// What to say if a controller is of another version than this command. Tags such as "latest" say nothing.
+fn skew(version: &str) -> Option<String> {
+    let own = env!("CARGO_PKG_VERSION");
+    let is_number = version.starts_with(|c: char| c.is_ascii_digit());
+    (is_number && version != own).then(|| {
+        format!(
+            "this command is {own}, the controller {version}: figures may be incomplete. Upgrade the older one (mesh version)"
+        )
+    })
+}
+
 /// Taps at replicas that have come later; one that is gone again already tells nothing.
 async fn open(replicas: Vec<Replica>, request: &TapRequest) -> Vec<Tap> {
     let opened = replicas.into_iter().map(|mut replica| {
@@ -365,4 +385,17 @@ fn is_of_the_question(status: &Status) -> bool {
         status.code(),
         Code::NotFound | Code::InvalidArgument | Code::FailedPrecondition
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::skew;
+
+    #[test]
+    fn only_versions_are_compared() {
+        for same in [env!("CARGO_PKG_VERSION"), "latest", "main-3f2"] {
+            assert_eq!(skew(same), None);
+        }
+        assert!(skew("99.0.1").is_some_and(|words| words.contains("the controller 99.0.1")));
+    }
 }

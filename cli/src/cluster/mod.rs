@@ -116,11 +116,14 @@ impl Cluster {
     pub fn explain(&self, what: &str, error: &kube::Error) -> anyhow::Error {
         use kube::Error;
         match error {
-            Error::Api(status) if status.code == 403 => anyhow!(
-                "You have no right to {what} in the cluster of context {:?}: {}. Ask who administers it for that right.",
-                self.context,
-                status.message.trim_end_matches('.')
-            ),
+            // Admission (Pod Security, quotas) refuses with the same code, and other words.
+            Error::Api(status) if status.code == 403 && status.message.contains(" cannot ") => {
+                anyhow!(
+                    "You have no right to {what} in the cluster of context {:?}: {}. Ask who administers it for that right.",
+                    self.context,
+                    status.message.trim_end_matches('.')
+                )
+            }
             Error::Api(status) if status.code == 401 => anyhow!(
                 "The cluster of context {:?} does not accept your credentials: log in again, or take another --context.",
                 self.context

@@ -87,9 +87,18 @@ async fn refusals_say_what_to_do() {
         let error = kube::Error::Api(Box::new(status));
         cluster.explain("list pods in shop", &error).to_string()
     };
-    assert_eq!(
-        refused(403, "pods is forbidden."),
-        "You have no right to list pods in shop in the cluster of context \"kind\": pods is forbidden. Ask who administers it for that right."
+    let text = refused(
+        403,
+        "pods is forbidden: User \"me\" cannot list resource \"pods\"",
+    );
+    assert!(
+        text.starts_with("You have no right to list pods in shop in the cluster of context \"kind\": pods is forbidden"),
+        "{text}"
+    );
+    let text = refused(403, "pods \"x\" is forbidden: exceeded quota");
+    assert!(
+        text.contains("refused to list pods in shop: pods \"x\""),
+        "{text}"
     );
     assert!(refused(401, "Unauthorized").contains("log in again"));
     assert!(refused(500, "etcd is slow").contains("refused to list pods in shop: etcd is slow"));

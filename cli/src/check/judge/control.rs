@@ -246,6 +246,15 @@ fn injected(outcome: &Found<bool>) -> Line {
             "A pod that asked for a proxy came back without one: the API server does not reach the injector.",
             "Let the API server reach port 9443 of the pods in mesh-system; a firewall or a NetworkPolicy may be between.",
         ),
+        // The same would happen to every pod.
+        Err(cause) if cause.contains("PodSecurity") => Line::failure(
+            W04,
+            format!(
+                "A namespace's Pod Security refuses injected pods: {}.",
+                cause.trim_end_matches('.')
+            ),
+            "The init container needs NET_ADMIN: label the namespace pod-security.kubernetes.io/enforce=privileged.",
+        ),
         Err(cause) => Line::warning(
             W04,
             format!("It could not be tried: {}.", cause.trim_end_matches('.')),
