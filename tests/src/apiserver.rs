@@ -11,6 +11,7 @@ mod addresses;
 mod admission;
 mod apply;
 mod crd;
+mod decode;
 mod delete;
 mod discovery;
 mod events;
