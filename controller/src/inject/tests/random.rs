@@ -60,7 +60,7 @@ fn pod() -> impl Strategy<Value = Value> {
                 ("containers", Some(json!(containers))),
                 ("initContainers", not_empty(setup)),
                 ("volumes", not_empty(volumes.collect())),
-                ("shareProcessNamespace", share.then(|| json!(true))),
+                ("shareProcessNamespace", share.then_some(json!(true))),
                 ("terminationGracePeriodSeconds", grace.map(Value::from)),
             ]);
             let metadata =
