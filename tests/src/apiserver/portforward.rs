@@ -117,7 +117,7 @@ fn switch(headers: &HeaderMap) -> Result<Response<Body>, Status> {
         .header(header::SEC_WEBSOCKET_ACCEPT, accept)
         .header(header::SEC_WEBSOCKET_PROTOCOL, PROTOCOL)
         .body(Empty::new().boxed_unsync())
-        .map_err(|why| Status::internal(why))
+        .map_err(Status::internal)
 }
 
 /// Forwards until all ports or the client have ended.

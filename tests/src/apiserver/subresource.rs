@@ -63,7 +63,7 @@ pub(super) fn replaced(call: &Call, old: &Value, wanted: Value) -> Result<Value,
                 Value::Null => json!(0),
                 replicas => replicas.clone(),
             };
-            if !replicas.as_i64().is_some_and(|replicas| replicas >= 0) {
+            if replicas.as_i64().is_none_or(|replicas| replicas < 0) {
                 let detail = "must be greater than or equal to 0";
                 let cause = Cause::invalid("spec.replicas", &replicas, detail);
                 let name = call.target.name.as_deref().unwrap_or_default();
