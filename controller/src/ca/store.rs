@@ -24,7 +24,10 @@ const PRIVATE: u32 = 0o600;
 pub(super) const PUBLIC: u32 = 0o644;
 
 /// Where roots are kept.
-#[allow(clippy::large_enum_variant, reason = "there is one of them in a process")]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "there is one of them in a process"
+)]
 pub enum Store {
     /// A file that only its owner can read, replaced atomically. One process writes it.
     File(PathBuf),

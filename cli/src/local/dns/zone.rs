@@ -133,6 +133,7 @@ mod tests {
             hostname: Some("db-0".into()),
             ports: vec![Some(5432)],
             ready: true,
+            serving: true,
             terminating: false,
         };
         let mut leaving = endpoint.clone();

@@ -132,7 +132,7 @@ pub(super) fn slices(view: &ServiceView) -> Vec<EndpointSlice> {
                 addresses: vec![endpoint.ip.to_string()],
                 conditions: Some(EndpointConditions {
                     ready: Some(endpoint.ready),
-                    serving: Some(endpoint.ready || endpoint.terminating),
+                    serving: Some(endpoint.serving),
                     terminating: Some(endpoint.terminating),
                 }),
                 hostname: endpoint.hostname.clone(),

@@ -62,6 +62,8 @@ pub(crate) struct EndpointView {
     pub(crate) ports: Vec<Option<u16>>,
     /// May get new connections.
     pub(crate) ready: bool,
+    /// Answers, though it may be about to end.
+    pub(crate) serving: bool,
     pub(crate) terminating: bool,
 }
 
@@ -95,6 +97,7 @@ pub(crate) fn resolve(
                 .map(|(hostname, _)| hostname.clone()),
             ports: ports.iter().map(|port| target(port, pod)).collect(),
             ready: (pod.ready || always) && !pod.terminating,
+            serving: pod.ready || always,
             terminating: pod.terminating,
         });
         Some(ServiceView {
