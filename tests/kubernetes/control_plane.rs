@@ -14,14 +14,14 @@ use serde_json::json;
 use crate::observers::Stage;
 
 /// A replica; dropped, it is killed.
-struct Replica {
+pub(super) struct Replica {
     process: Child,
     observe: SocketAddr,
-    webhook: SocketAddr,
+    pub(super) webhook: SocketAddr,
 }
 
 impl Replica {
-    fn start(kubeconfig: &Path, pod: &str) -> Self {
+    pub(super) fn start(kubeconfig: &Path, pod: &str) -> Self {
         let [listen, admin, observe, webhook] = free();
         let process = Command::new(mesh_tests::binary::mesh())
             .args([

@@ -3,15 +3,21 @@
 use std::{
     io::Write,
     process::{Command, Output, Stdio},
+    time::{Duration, Instant},
 };
 
 use kube::{
     Api, Client,
-    api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, ValidationDirective},
+    api::{
+        ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams,
+        ValidationDirective,
+    },
 };
 use mesh_api::names;
 use mesh_tests::{binary, cluster::Cluster};
 use serde_json::{Value, json};
+
+use crate::control_plane::Replica;
 
 const NAMESPACE: &str = "inject";
 
@@ -86,6 +92,94 @@ async fn rendering_takes_the_clusters_settings() {
     assert_eq!(proxy["image"], "registry.example/mesh-proxy:1");
     let environment = proxy["env"].as_array().unwrap();
     assert!(environment.contains(&json!({"name": "MESH_LOG_LEVEL", "value": "debug"})));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_webhook_and_manual_make_the_same_pod() {
+    let Some(cluster) = Cluster::start() else {
+        return;
+    };
+    let client = cluster.client().await;
+    set_up(&client, json!({names::ANNOTATION_LOG_LEVEL: "warn"})).await;
+    apply(&client, &webhook()).await;
+    let system = json!({
+        "apiVersion": "v1",
+        "kind": "Namespace",
+        "metadata": {"name": names::SYSTEM_NAMESPACE},
+    });
+    apply(&client, &system).await;
+    let config = json!({
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": names::CONFIG_MAP, "namespace": names::SYSTEM_NAMESPACE},
+        "data": {names::CONFIG_KEY: "{}"},
+    });
+    apply(&client, &config).await;
+    let replica = Replica::start(cluster.kubeconfig(), "mesh-controller-a");
+    if !cluster.serve_service(names::SYSTEM_NAMESPACE, names::WEBHOOK, replica.webhook) {
+        println!("skipped: this API server reaches no sockets of this machine");
+        return;
+    }
+
+    let mut pod = manifests().remove(0);
+    // Else each pod has a volume of a random name.
+    pod["spec"]["automountServiceAccountToken"] = json!(false);
+    let mut made = |arguments: &[&str], name: &str| {
+        pod["metadata"]["name"] = json!(name);
+        let output = mesh(&cluster, arguments, &pod.to_string());
+        serde_json::from_slice::<Value>(&output.stdout).expect("JSON")
+    };
+    let labelled = made(&["inject", "-"], "labelled");
+    let rendered = made(&["inject", "--manual", "-"], "rendered");
+    let by_webhook = create_when_the_webhook_answers(&client, &labelled).await;
+    let by_manual = apply(&client, &rendered).await;
+    assert_eq!(by_webhook["spec"], by_manual["spec"]);
+    for map in ["labels", "annotations"] {
+        assert_eq!(by_webhook["metadata"][map], by_manual["metadata"][map]);
+    }
+}
+
+/// Until the controller has written its `caBundle`, the webhook is not called; then it is due to answer.
+async fn create_when_the_webhook_answers(client: &Client, pod: &Value) -> Value {
+    let api = Api::<DynamicObject>::namespaced_with(client.clone(), NAMESPACE, &resource(pod));
+    let object: DynamicObject = serde_json::from_value(pod.clone()).expect("an object");
+    let end = Instant::now() + Duration::from_secs(60);
+    loop {
+        match api.create(&PostParams::default(), &object).await {
+            Ok(stored) => return serde_json::to_value(stored).expect("JSON"),
+            Err(error) => assert!(Instant::now() < end, "{error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// Of pods that opted in; who can't be injected can't be made.
+fn webhook() -> Value {
+    let service = json!({
+        "name": names::WEBHOOK,
+        "namespace": names::SYSTEM_NAMESPACE,
+        "path": "/inject",
+        "port": 443,
+    });
+    json!({
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "MutatingWebhookConfiguration",
+        "metadata": {"name": names::WEBHOOK},
+        "webhooks": [{
+            "name": "pod.inject.mesh.internal",
+            "admissionReviewVersions": ["v1"],
+            "sideEffects": "None",
+            "failurePolicy": "Fail",
+            "clientConfig": {"service": service},
+            "objectSelector": {"matchLabels": {names::LABEL_INJECT: "enabled"}},
+            "rules": [{
+                "apiGroups": [""],
+                "apiVersions": ["v1"],
+                "operations": ["CREATE"],
+                "resources": ["pods"],
+            }],
+        }],
+    })
 }
 
 /// One of each kind that has pods; the pod first.
