@@ -6,8 +6,13 @@
 mod apiserver;
 mod check;
 mod control_plane;
+mod identity;
 mod inject;
 mod install;
+mod leader;
 mod observers;
+mod proxy;
+mod replica;
 mod source;
 mod views;
+mod webhook;
