@@ -80,8 +80,10 @@ async fn while_available(api: Arc<Api>, connection: impl Future<Output = ()>) {
                 }
             }
             Availability::Up => tokio::select! {
-                () = &mut connection => return,
+                // A request that comes after the change must not be answered.
+                biased;
                 changed = availability.changed() => if changed.is_err() { return },
+                () = &mut connection => return,
             },
         }
     }
