@@ -7,8 +7,8 @@ use crate::output::Output;
 
 /// Arguments of `mesh completion`.
 ///
-/// bash: source <(mesh completion bash). zsh: mesh completion zsh > "${fpath[1]}/_mesh".
-/// fish: mesh completion fish > ~/.config/fish/completions/mesh.fish.
+/// bash: `source <(mesh completion bash)`. zsh: `mesh completion zsh > "${fpath[1]}/_mesh"`.
+/// fish: `mesh completion fish > ~/.config/fish/completions/mesh.fish`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The shell

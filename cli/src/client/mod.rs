@@ -1,7 +1,7 @@
 //! Finds the mesh that a command talks to, and connects to it.
 //!
-//! In: `--name`, `--context`, `--kubeconfig`, and what runs here. Out: [`Mesh`], one of two kinds, and
-//! [`Replicas`]: its controller, however many replicas of it there are. What is behind these knows no difference
+//! In: `--name`, `--context`, `--kubeconfig`, and what runs here. Out: `Mesh`, one of two kinds, and
+//! `Replicas`: its controller, however many replicas of it there are. What is behind these knows no difference
 //! between a mesh on this machine and one on Kubernetes.
 
 mod local;

@@ -2,7 +2,7 @@
 //!
 //! In: a kubeconfig and a context. Out: a `kube` client, the context's namespace, and byte streams into pods
 //! (`pods/portforward`), so that the cluster's own access rules guard the mesh. What fails, fails with a
-//! sentence that says what to do ([`Cluster::explain`]).
+//! sentence that says what to do (`Cluster::explain`).
 
 mod controllers;
 mod forward;

@@ -148,7 +148,8 @@ async fn two_that_rotate_at_once_make_one_new_root() {
     );
     let due = now() + terms().root_lifetime * 8 / 10;
     let (first, second) = tokio::join!(one.rotate(due), two.rotate(due));
-    (first.unwrap(), second.unwrap());
+    first.unwrap();
+    second.unwrap();
     assert_eq!(stages(&one), [Stage::Issuing, Stage::Published]);
     assert_eq!(pem(&one), pem(&two));
 }

@@ -75,7 +75,7 @@ fn random_event(kind: u8, name: u8, bits: [u8; 6]) -> (ObjectKey, Event) {
             )
         }
         _ => {
-            let ready = |b: u8| json!({"ready": b % 3 == 1, "serving": b % 3 > 0, "terminating": b % 3 == 2});
+            let ready = |b: u8| json!({"ready": b % 3 == 1, "serving": !b.is_multiple_of(3), "terminating": b % 3 == 2});
             let (one, two) = (ip(bits[1]), ip(bits[2]));
             let (of_one, of_two) = (format!("n{}", bits[3] % 4), format!("n{}", bits[4] % 4));
             let mut event = slice(
