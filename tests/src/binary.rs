@@ -49,7 +49,15 @@ pub fn find(program: &str) -> Option<PathBuf> {
 
 fn build(cargo: &Path, folder: &Path) {
     let mut command = Command::new(cargo);
-    command.args(["build", "--quiet", "--package", "mesh", "--target-dir"]);
+    // Of the whole workspace, whose dependencies have been compiled with these features already.
+    command.args([
+        "build",
+        "--quiet",
+        "--workspace",
+        "--bin",
+        "mesh",
+        "--target-dir",
+    ]);
     command.arg(folder.parent().expect("a target folder"));
     match folder.file_name().and_then(|name| name.to_str()) {
         Some("debug") | None => {}
@@ -62,5 +70,8 @@ fn build(cargo: &Path, folder: &Path) {
         .stdin(Stdio::null())
         .status()
         .expect("cargo starts");
-    assert!(status.success(), "cargo build --package mesh failed");
+    assert!(
+        status.success(),
+        "cargo build --workspace --bin mesh failed"
+    );
 }
