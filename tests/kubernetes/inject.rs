@@ -185,6 +185,8 @@ fn webhook() -> Value {
 /// One of each kind that has pods; the pod first.
 fn manifests() -> Vec<Value> {
     let pod = json!({
+        // Admission fills it in on a whole cluster; a pod with a token volume must have it.
+        "serviceAccountName": "default",
         "initContainers": [{"name": "setup", "image": "setup:1"}],
         "containers": [{
             "name": "web",

@@ -93,6 +93,7 @@ impl Check<'_> {
 
     fn pod(&mut self) {
         self.pod_spec("spec", &self.new["spec"]);
+        self.token_volumes();
         let Some(old) = self.old else { return };
         // Only these may change once a pod is there; gates may only go.
         let fixed = |pod: &Value| {
@@ -124,6 +125,33 @@ impl Check<'_> {
                 )
                 .to_owned(),
             });
+        }
+    }
+
+    /// A token is some account's; a template may leave that to admission, a pod may not.
+    fn token_volumes(&mut self) {
+        let spec = &self.new["spec"];
+        if spec["serviceAccountName"]
+            .as_str()
+            .is_some_and(|name| !name.is_empty())
+        {
+            return;
+        }
+        for (volume, index) in spec["volumes"].as_array().into_iter().flatten().zip(0..) {
+            let sources = volume["projected"]["sources"].as_array();
+            for (source, place) in sources.into_iter().flatten().zip(0..) {
+                if !source["serviceAccountToken"].is_null() {
+                    self.causes.push(Cause {
+                        field: format!(
+                            "spec.volumes[{index}].projected.sources[{place}].serviceAccountToken"
+                        ),
+                        kind: "FieldValueForbidden",
+                        message:
+                            "Forbidden: must not be specified when serviceAccountName is not set"
+                                .to_owned(),
+                    });
+                }
+            }
         }
     }
 
