@@ -1,5 +1,10 @@
 //! What the command line tells of a running mesh: whether it is well, who a pod is, what its proxy believes.
 
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
 use mesh_tests::{Mesh, Options, figure};
 
 use crate::server;
@@ -13,12 +18,20 @@ fn a_mesh_is_checked_and_a_proxy_is_looked_into() {
     assert_eq!(check["ok"], true, "{check:#}");
     figure!("{} checks", check["checks"].as_array().map_or(0, Vec::len));
 
-    let versions = mesh.cli_json(&["version"]);
+    // A proxy is known with its first report, a second after its start.
+    let started = Instant::now();
+    let versions = loop {
+        let versions = mesh.cli_json(&["version"]);
+        let known = versions["proxies"]
+            .as_object()
+            .is_some_and(|all| all.len() == 1);
+        if known || started.elapsed() > Duration::from_secs(10) {
+            assert!(known, "{versions}");
+            break versions;
+        }
+        thread::sleep(Duration::from_millis(200));
+    };
     assert_eq!(versions["skew"], false, "{versions}");
-    assert_eq!(
-        versions["proxies"].as_object().map(serde_json::Map::len),
-        Some(1)
-    );
 
     let identity = mesh.cli_json(&["identity", "deploy/web"]);
     let id = identity["identity"].as_str().expect("an identity");

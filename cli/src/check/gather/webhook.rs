@@ -88,6 +88,7 @@ fn pod() -> Result<Pod> {
     let pod = json!({
         "metadata": {"generateName": "mesh-check-", "labels": {LABEL_INJECT: "enabled"}},
         "spec": {
+            "serviceAccountName": "default",
             "automountServiceAccountToken": false,
             "securityContext": {
                 "runAsNonRoot": true, "runAsUser": 65534, "seccompProfile": {"type": "RuntimeDefault"},
