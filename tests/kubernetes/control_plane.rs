@@ -137,7 +137,7 @@ fn two_replicas_are_checked_and_read_as_one() {
         "shop",
         json!({
             "metadata": {"name": "web-1"},
-            "spec": {"nodeName": "node-1", "containers": [{"name": "app", "image": "app"}]},
+            "spec": {"serviceAccountName": "default", "nodeName": "node-1", "containers": [{"name": "app", "image": "app"}]},
             "status": {"phase": "Running", "podIP": "10.1.0.7", "podIPs": [{"ip": "10.1.0.7"}]},
         }),
     );

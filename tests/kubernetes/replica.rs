@@ -256,7 +256,11 @@ pub(crate) fn pod(name: &str, mut metadata: serde_json::Value) -> Pod {
     metadata["name"] = name.into();
     let pod = json!({
         "metadata": metadata,
-        "spec": {"containers": [{"name": "app", "image": "app:1"}], "automountServiceAccountToken": false},
+        "spec": {
+            "serviceAccountName": "default",
+            "automountServiceAccountToken": false,
+            "containers": [{"name": "app", "image": "app:1"}],
+        },
     });
     serde_json::from_value(pod).expect("a pod")
 }
