@@ -31,7 +31,8 @@ pub(crate) struct Identity {
 
 /// A discovery stream.
 pub(crate) struct Stream {
-    pub(crate) requests: mpsc::Sender<DiscoveryRequest>,
+    /// The stream ends with it.
+    _requests: mpsc::Sender<DiscoveryRequest>,
     pub(crate) updates: Streaming<DiscoveryUpdate>,
 }
 
@@ -76,7 +77,7 @@ impl Identity {
         let receiver = tokio_stream::wrappers::ReceiverStream::new(receiver);
         let updates = DiscoveryClient::new(channel).stream(receiver).await?;
         Ok(Stream {
-            requests,
+            _requests: requests,
             updates: updates.into_inner(),
         })
     }
