@@ -1,7 +1,7 @@
 //! A whole control plane of two real replicas, as local processes, and the command line that looks at it.
 
 use std::{
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     path::Path,
     process::{Child, Command, Stdio},
 };
@@ -9,6 +9,7 @@ use std::{
 use mesh_api::names::{
     CONTROLLER, LABEL_INJECT, OBSERVE_PORT, SYSTEM_NAMESPACE, WEBHOOK, WEBHOOK_PORT,
 };
+use mesh_tests::ports::free_ports;
 use serde_json::json;
 
 use crate::observers::Stage;
@@ -22,7 +23,7 @@ pub(super) struct Replica {
 
 impl Replica {
     pub(super) fn start(kubeconfig: &Path, pod: &str) -> Self {
-        let [listen, admin, observe, webhook] = free();
+        let [listen, admin, observe, webhook] = free_ports();
         let process = Command::new(mesh_tests::binary::mesh())
             .args([
                 "controller",
@@ -54,12 +55,6 @@ impl Drop for Replica {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
-}
-
-/// Free ports of loopback, as far as anybody can tell beforehand.
-fn free() -> [SocketAddr; 4] {
-    let listeners = [(); 4].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
-    listeners.map(|listener| listener.local_addr().expect("its address"))
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
@@ -20,7 +20,7 @@ use kube::{
     api::{Patch, PatchParams, PostParams},
 };
 use mesh_api::names;
-use mesh_tests::{binary, cluster::Cluster};
+use mesh_tests::{binary, cluster::Cluster, ports::free_ports};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -243,12 +243,6 @@ pub(crate) async fn put_secret(client: &Client, name: &str, data: &[(&str, &str)
                 .expect("the Secret changes");
         }
     }
-}
-
-/// Ports that nothing listens on at the moment.
-fn free_ports<const N: usize>() -> [SocketAddr; N] {
-    let listeners = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").expect("a port"));
-    listeners.map(|listener| listener.local_addr().expect("its address"))
 }
 
 /// A pod of one container, as its owner writes it.

@@ -169,7 +169,12 @@ async fn a_watch_that_is_too_old_is_listed_again_and_deletions_are_found() {
         })
         .await;
     assert!(watch.has_pod("stays"));
-    assert!(watch.metric("source_lists_total{kind=\"pods\"} 2"));
+    // What a list shows to be gone is told before the list counts as complete.
+    watch
+        .until("that it was listed again", |watch| {
+            watch.metric("source_lists_total{kind=\"pods\"} 2")
+        })
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -13,6 +13,7 @@ pub mod manifest;
 mod mesh;
 pub mod metrics;
 pub mod pattern;
+pub mod ports;
 pub mod report;
 pub mod screen;
 mod turn;

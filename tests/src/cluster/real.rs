@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     io::{Read, Write},
-    net::{Ipv4Addr, SocketAddr, TcpListener},
+    net::SocketAddr,
     path::Path,
     process::{Child, Command, Stdio},
     sync::Arc,
@@ -19,7 +19,7 @@ use rustls::{
 use tempfile::TempDir;
 
 use super::pki::{Authority, Leaf};
-use crate::apiserver::RANGES;
+use crate::{apiserver::RANGES, ports::free_port};
 
 /// How long the API server may take until it is ready: its start-up is heavy, and tests start several at once.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -168,12 +168,6 @@ fn spawn(mut command: Command, log: &Path) -> Child {
     command
         .spawn()
         .unwrap_or_else(|why| panic!("can't start {}: {why}", program.display()))
-}
-
-/// A port of loopback that is free now.
-fn free_port() -> SocketAddr {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port of loopback");
-    listener.local_addr().expect("its address")
 }
 
 /// Whether `/readyz` says so; any failure on the way is a no.
