@@ -106,7 +106,7 @@ async fn dial_endpoint(worker: &Worker, peer: &Peer, alpn: Alpn) -> Result<Io, C
         _ => return Ok(tcp.into()),
     };
     // Boxed: a handshake's future is large, and rare.
-    let handshake = Box::pin(worker.tls.connect(tcp, identity, alpn));
+    let handshake = Box::pin(worker.tls.connect(tcp.reading_ahead(), identity, alpn));
     match handshake.await {
         Ok(tls) => Ok(tls.into()),
         Err(source) => Err(ConnectError::Tls {

@@ -134,7 +134,7 @@ async fn meshed(
     app: Rc<App>,
     service: Option<Arc<ServicePort>>,
 ) {
-    let accepted = match worker.tls.accept(plain).await {
+    let accepted = match worker.tls.accept(plain.reading_ahead()).await {
         Ok(accepted) => accepted,
         Err(error) => {
             let (app, cause) = (app.address, tls_cause(&error));

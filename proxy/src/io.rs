@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use plain::lift_user_timeout;
 pub use plain::{Plain, Sending};
 use socket2::{SockRef, TcpKeepalive};
@@ -118,6 +118,32 @@ impl Io {
             ready!(self.poll_read(cx, &mut buffer))?;
             Poll::Ready(Ok(Bytes::copy_from_slice(buffer.filled())))
         })
+    }
+
+    /// Reads at least one byte into `buffer`, up to [`READ_SIZE`]; returns how many, 0 at the end. Needs no room in the
+    /// buffer while it waits.
+    pub fn poll_read_into(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut BytesMut,
+    ) -> Poll<io::Result<usize>> {
+        with_scratch(|scratch| {
+            let mut read = ReadBuf::new(scratch);
+            ready!(self.poll_read(cx, &mut read))?;
+            buffer.extend_from_slice(read.filled());
+            Poll::Ready(Ok(read.filled().len()))
+        })
+    }
+
+    /// Whether something that has arrived waits inside of this process to be read.
+    pub fn has_buffered(&self) -> bool {
+        let decrypted = match &self.stream {
+            Stream::Plain(_) => false,
+            // rustls wants no more as long as it holds plaintext.
+            Stream::Client(tls) => !tls.get_ref().1.wants_read(),
+            Stream::Server(tls) => !tls.get_ref().1.wants_read(),
+        };
+        decrypted || self.plain().has_prefix()
     }
 
     /// Ends the connection with a TCP reset instead of an orderly close.

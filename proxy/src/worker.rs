@@ -15,8 +15,9 @@ use hashbrown::HashMap;
 use mesh_api::v1;
 use pin_project_lite::pin_project;
 use tokio::net::TcpListener;
+use tokio::runtime::LocalOptions;
 use tokio::sync::{Notify, watch};
-use tokio::task::{LocalSet, spawn_local};
+use tokio::task::spawn_local;
 use tokio::time::{MissedTickBehavior, timeout};
 
 use crate::config::Config;
@@ -85,15 +86,16 @@ const IDLE_LIMIT: Duration = Duration::from_secs(60);
 pub fn start(parts: Parts, number: usize) -> io::Result<JoinHandle<()>> {
     let outbound = bind(parts.config.outbound_port)?;
     let inbound = bind(parts.config.inbound_port)?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
     std::thread::Builder::new()
         .name(format!("worker-{number}"))
         .spawn(move || {
-            let local = LocalSet::new();
-            if let Err(error) = local.block_on(&runtime, run(parts, outbound, inbound)) {
-                tracing::error!(%error, "worker {number} could not use its listeners");
+            // Not a LocalSet, which is a scheduler within a scheduler.
+            let served = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build_local(LocalOptions::default())
+                .and_then(|runtime| runtime.block_on(run(parts, outbound, inbound)));
+            if let Err(error) = served {
+                tracing::error!(%error, "worker {number} could not start");
             }
         })
 }

@@ -38,7 +38,13 @@ pub fn free_port() -> SocketAddr {
 }
 
 fn next() -> u16 {
-    let step = |port| Some(if port + 1 < RANGE.end { port + 1 } else { RANGE.start });
+    let step = |port| {
+        Some(if port + 1 < RANGE.end {
+            port + 1
+        } else {
+            RANGE.start
+        })
+    };
     NEXT.fetch_update(Ordering::Relaxed, Ordering::Relaxed, step)
         .unwrap_or(RANGE.start)
 }

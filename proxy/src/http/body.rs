@@ -13,7 +13,9 @@ use bytes::Bytes;
 use http::HeaderMap;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
-use super::exchange::Exchange;
+use super::{
+    connection::ConnectionError, exchange::Exchange, forward::Received, h1::client, pool::Channel,
+};
 
 /// How a response body ended.
 #[derive(Debug, Clone, Copy)]
@@ -26,7 +28,7 @@ pub(super) enum End<'a> {
     Abandoned,
 }
 
-/// What hyper's server sends.
+/// What the client gets.
 pub(super) struct ResponseBody {
     source: Source,
     exchange: Option<Exchange>,
@@ -35,7 +37,9 @@ pub(super) struct ResponseBody {
 enum Source {
     /// What the mesh itself has to say; empty after it was said.
     Words(Bytes),
-    Endpoint(Incoming),
+    /// On the HTTP/1.x connection that the exchange holds.
+    Http1,
+    Http2(Incoming),
 }
 
 impl ResponseBody {
@@ -48,15 +52,33 @@ impl ResponseBody {
     }
 
     /// The endpoint's body. A response without one ends here and now.
-    pub(super) fn endpoint(incoming: Incoming, exchange: Exchange) -> Self {
+    pub(super) fn endpoint(received: Received, exchange: Exchange) -> Self {
         let mut body = Self {
-            source: Source::Endpoint(incoming),
+            source: match received {
+                Received::Http1 => Source::Http1,
+                Received::Http2(incoming) => Source::Http2(incoming),
+            },
             exchange: Some(exchange),
         };
         if body.is_end_stream() {
             body.end(End::Complete(None));
         }
         body
+    }
+
+    /// Goes on with sending the request, while nobody takes the response.
+    pub(super) fn poll_upload(&mut self, cx: &mut Context<'_>) {
+        if let Some(connection) = self.connection() {
+            // A failure shows in the response, or in the connection's not being used again.
+            let _ = connection.poll_upload(cx);
+        }
+    }
+
+    fn connection(&mut self) -> Option<&mut client::Connection> {
+        match &mut self.exchange.as_mut()?.lease.as_mut()?.channel {
+            Channel::Http1(connection) => Some(connection),
+            Channel::Http2(_) => None,
+        }
     }
 
     fn end(&mut self, how: End<'_>) {
@@ -68,23 +90,32 @@ impl ResponseBody {
 
 impl Body for ResponseBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = ConnectionError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let incoming = match &mut self.source {
+    ) -> Poll<Option<Result<Frame<Bytes>, ConnectionError>>> {
+        let (frame, last) = match &mut self.source {
             Source::Words(words) => {
                 let words = std::mem::take(words);
                 let frame = (!words.is_empty()).then(|| Ok(Frame::data(words)));
                 return Poll::Ready(frame);
             }
-            Source::Endpoint(incoming) => incoming,
+            Source::Http1 => {
+                let Some(connection) = self.connection() else {
+                    return Poll::Ready(None);
+                };
+                let frame = ready!(connection.poll_frame(cx));
+                let frame = frame.map(|frame| frame.map_err(ConnectionError::Http1));
+                (frame, connection.is_end_stream())
+            }
+            Source::Http2(incoming) => {
+                let frame = ready!(Pin::new(&mut *incoming).poll_frame(cx));
+                let frame = frame.map(|frame| frame.map_err(ConnectionError::Http2));
+                (frame, incoming.is_end_stream())
+            }
         };
-        let frame = ready!(Pin::new(&mut *incoming).poll_frame(cx));
-        // hyper does not poll again after the last frame when it knows that it was the last.
-        let last = incoming.is_end_stream();
         match &frame {
             None => self.end(End::Complete(None)),
             Some(Err(_)) => self.end(End::Failed),
@@ -93,6 +124,7 @@ impl Body for ResponseBody {
                     if let Some(exchange) = &mut self.exchange {
                         exchange.data(data.len());
                     }
+                    // Nobody polls again after the last frame who knows that it was the last.
                     if last {
                         self.end(End::Complete(None));
                     }
@@ -107,14 +139,22 @@ impl Body for ResponseBody {
     fn is_end_stream(&self) -> bool {
         match &self.source {
             Source::Words(words) => words.is_empty(),
-            Source::Endpoint(incoming) => incoming.is_end_stream(),
+            Source::Http1 => match self.exchange.as_ref().and_then(Exchange::http1) {
+                Some(connection) => connection.is_end_stream(),
+                None => true,
+            },
+            Source::Http2(incoming) => incoming.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.source {
             Source::Words(words) => SizeHint::with_exact(words.len() as u64),
-            Source::Endpoint(incoming) => incoming.size_hint(),
+            Source::Http1 => match self.exchange.as_ref().and_then(Exchange::http1) {
+                Some(connection) => connection.size_hint(),
+                None => SizeHint::with_exact(0),
+            },
+            Source::Http2(incoming) => incoming.size_hint(),
         }
     }
 }

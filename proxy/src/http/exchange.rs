@@ -8,14 +8,14 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use http::{HeaderMap, Method, Response, StatusCode, Uri, Version, header::HOST, request};
-use hyper::body::Incoming;
+use http::{HeaderMap, Method, StatusCode, Uri, Version, header::HOST, request, response};
 use mesh_api::v1::{self, Direction, TapEvent};
 
 use super::{
     body::End,
+    h1::client,
     headers::{self, Needs},
-    pool::Lease,
+    pool::{Channel, Lease},
     upload::Upload,
 };
 use crate::{
@@ -255,7 +255,7 @@ impl Exchange {
         arrived: Arrived,
         metrics: Rc<PeerMetrics>,
         server: SocketAddr,
-        response: &Response<Incoming>,
+        response: &response::Parts,
     ) -> Self {
         Self {
             metrics,
@@ -264,12 +264,12 @@ impl Exchange {
             lease: None,
             keep: keep(response),
             upload: None,
-            status: response.status(),
-            grpc_status: headers::grpc_status(response.headers()).filter(|_| arrived.grpc),
+            status: response.status,
+            grpc_status: headers::grpc_status(&response.headers).filter(|_| arrived.grpc),
             rtt: Duration::ZERO,
             retries: 0,
             received: 0,
-            error: error_words(response.headers()),
+            error: error_words(&response.headers),
             arrived,
         }
     }
@@ -296,9 +296,16 @@ impl Exchange {
         }
         match (how, self.lease.take()) {
             (End::Complete(_), Some(lease)) => lease.release(self.keep),
-            // What is left of the response is in the way of the next: hyper closes the connection, or
-            // resets the stream.
+            // What is left of the response is in the way of the next: the connection is closed, or the stream reset.
             (_, lease) => drop(lease),
+        }
+    }
+
+    /// The HTTP/1.x connection that the response comes on.
+    pub(super) fn http1(&self) -> Option<&client::Connection> {
+        match &self.lease.as_ref()?.channel {
+            Channel::Http1(connection) => Some(connection),
+            Channel::Http2(_) => None,
         }
     }
 
@@ -402,9 +409,9 @@ fn version_name(version: Version) -> &'static str {
 
 /// How long the connection that a response came on may be idle, if its server says so; the pool knows better
 /// than for ever.
-fn keep(response: &Response<Incoming>) -> Duration {
+fn keep(response: &response::Parts) -> Duration {
     // One second less: the server's clock runs from the end of its writing.
-    headers::keep_alive_timeout(response.headers()).map_or(Duration::MAX, |seconds| {
+    headers::keep_alive_timeout(&response.headers).map_or(Duration::MAX, |seconds| {
         Duration::from_secs(seconds.saturating_sub(1))
     })
 }

@@ -5,34 +5,47 @@
 
 use std::{rc::Rc, time::Duration};
 
-use http::{Request, Response, Version, request};
+use http::{Request, Version, request, response};
 use hyper::{
-    body::Incoming,
+    body::{Body, Incoming as Http2Body},
     client::conn::TrySendError,
-    ext::{Protocol, on_informational},
+    ext::Protocol,
 };
 
 use super::{
+    connection::{ConnectionError, Http2Stream},
+    h1::client,
     headers::{self, Needs},
+    incoming::{Incoming, h2_error},
     pool::{Channel, Lease, PoolError, Wants},
     retry::Failure,
-    upload::{RequestBody, Upload, h2_error},
+    upload::{RequestBody, Upload},
 };
 
 /// A request on its way.
 pub(super) struct Forward {
-    /// Absent while hyper has it, and when no copy was kept.
+    /// Absent while HTTP/2 has it, and when no copy was kept.
     head: Option<request::Parts>,
+    /// What is for proxies only stands in it.
+    for_proxy: bool,
     pub(super) needs: Needs,
     pub(super) upload: Option<Rc<Upload>>,
 }
 
 /// An endpoint's response, of which the head has arrived.
 pub(super) struct Answer {
-    pub(super) response: Response<Incoming>,
+    pub(super) head: response::Parts,
+    pub(super) body: Received,
     pub(super) lease: Lease,
     /// From the sending to the response's head.
     pub(super) rtt: Duration,
+}
+
+/// The body of an endpoint's response.
+pub(super) enum Received {
+    /// On the connection that is leased; complete already, or still to be read from it.
+    Http1,
+    Http2(Http2Body),
 }
 
 /// How a try at one endpoint failed.
@@ -44,14 +57,14 @@ pub(super) enum Failed {
 /// How a try failed before a response head arrived.
 #[derive(Debug)]
 pub(super) enum TryError {
-    /// hyper handed the request back.
+    /// Nothing of the request left this proxy.
     Unsent,
     /// The endpoint says that it did nothing; `overloaded`, or it is only shutting down.
     Refused { overloaded: bool },
     /// The endpoint reset the stream.
-    Reset(hyper::Error),
+    Reset(ConnectionError),
     /// The connection broke, or what came was no HTTP.
-    Lost(hyper::Error),
+    Lost(ConnectionError),
     /// The client went away while it was sending.
     ClientLeft,
     /// The endpoint's HTTP/2 does not know extended CONNECT.
@@ -74,6 +87,7 @@ impl Forward {
     pub(super) fn new(head: request::Parts, needs: Needs, incoming: Incoming, body: bool) -> Self {
         Self {
             head: Some(head),
+            for_proxy: false,
             needs,
             upload: body.then(|| Upload::new(incoming, needs.continues)),
         }
@@ -107,67 +121,97 @@ impl Forward {
         !self.needs.tunnel && self.upload.as_ref().is_none_or(|upload| !upload.is_large())
     }
 
-    /// Sends the request; `keep` keeps a copy of its head. `meshed`: to a proxy.
+    /// Sends the request; `keep`: a further try may need its head again. `meshed`: to a proxy.
     pub(super) async fn send(
         &mut self,
         lease: &mut Lease,
         meshed: bool,
         keep: bool,
-    ) -> Result<Response<Incoming>, TryError> {
+    ) -> Result<(response::Parts, Received), TryError> {
         let Some(mut head) = self.head.take() else {
             return Err(TryError::ClientLeft);
         };
-        if keep {
+        let http2 = matches!(lease.channel, Channel::Http2(_));
+        if http2 && keep {
             self.head = Some(copy(&head));
         }
-        let http2 = matches!(lease.channel, Channel::Http2(_));
         if meshed {
             headers::for_proxy(&mut head, self.needs, http2);
+            self.for_proxy = true;
         } else {
+            if std::mem::take(&mut self.for_proxy) {
+                headers::original_version(&mut head);
+            }
             head.version = self.needs.version;
         }
         headers::frame(&mut head, self.needs, http2, self.upload.is_some());
-        let body = self
-            .upload
-            .as_ref()
-            .map_or_else(RequestBody::empty, Upload::body);
-        let long = self.upload.as_ref().is_some_and(|body| !body.is_small());
-        let extended = head.extensions.get::<Protocol>().is_some();
-        let mut request = Request::from_parts(head, body);
-        if let Some(gate) = self.upload.as_ref().and_then(|upload| upload.gate()) {
-            let gate = gate.clone();
-            on_informational(&mut request, move |response| {
-                if response.status() == http::StatusCode::CONTINUE {
-                    gate.open();
-                }
-            });
-        }
-        let sent = match &mut lease.channel {
-            Channel::Http1(connection) => connection.send(request, self.needs.tunnel, long).await,
-            Channel::Http2(stream) => {
-                if extended && !stream.takes_extended_connect().await {
-                    return Err(TryError::NoExtendedConnect);
-                }
-                stream.send(request).await
+        match &mut lease.channel {
+            Channel::Http1(connection) => {
+                let sent = self.send_http1(connection, &head).await;
+                // It was written, not given away. What was changed for this connection is changed again for the next.
+                self.head = (keep || matches!(sent, Err(TryError::Unsent))).then_some(head);
+                Ok((sent?, Received::Http1))
             }
-        };
-        sent.map_err(|error| self.failed(error))
+            Channel::Http2(stream) => self.send_http2(stream, head).await,
+        }
+    }
+
+    async fn send_http1(
+        &self,
+        connection: &mut client::Connection,
+        head: &request::Parts,
+    ) -> Result<response::Parts, TryError> {
+        let upload = self.upload.as_ref();
+        let long = upload.is_some_and(|upload| !upload.is_small());
+        let gate = upload.and_then(|upload| upload.gate());
+        let sent = connection.send(head, self.body(), gate, long).await;
+        sent.map_err(|error| match error {
+            _ if self.client_left() => TryError::ClientLeft,
+            client::Error::Unsent => TryError::Unsent,
+            error => TryError::Lost(ConnectionError::Http1(error)),
+        })
+    }
+
+    async fn send_http2(
+        &mut self,
+        stream: &mut Http2Stream,
+        head: request::Parts,
+    ) -> Result<(response::Parts, Received), TryError> {
+        if head.extensions.get::<Protocol>().is_some() && !stream.takes_extended_connect().await {
+            return Err(TryError::NoExtendedConnect);
+        }
+        let request = Request::from_parts(head, self.body());
+        match stream.send(request).await {
+            Ok(response) => {
+                let (head, body) = response.into_parts();
+                Ok((head, Received::Http2(body)))
+            }
+            Err(error) => Err(self.failed(error)),
+        }
+    }
+
+    /// The body for this try.
+    fn body(&self) -> RequestBody {
+        self.upload
+            .as_ref()
+            .map_or_else(RequestBody::empty, Upload::body)
+    }
+
+    fn client_left(&self) -> bool {
+        self.upload
+            .as_ref()
+            .is_some_and(|upload| upload.is_broken())
     }
 
     fn failed(&mut self, mut error: TrySendError<Request<RequestBody>>) -> TryError {
         if let Some(request) = error.take_message() {
-            // What was changed for this connection is changed again for the next.
             self.head = Some(request.into_parts().0);
             return TryError::Unsent;
         }
-        if self
-            .upload
-            .as_ref()
-            .is_some_and(|upload| upload.is_broken())
-        {
+        if self.client_left() {
             return TryError::ClientLeft;
         }
-        let error = error.into_error();
+        let error = ConnectionError::Http2(error.into_error());
         match h2_error(&error) {
             Some(h2) if h2.is_remote() && h2.reason() == Some(h2::Reason::REFUSED_STREAM) => {
                 TryError::Refused { overloaded: true }
@@ -183,7 +227,18 @@ impl Forward {
     }
 }
 
-/// The head once more: a try takes it with it, and a retry needs it again. Names and values are shared.
+impl Answer {
+    /// Whether there is no body, or no more of it.
+    pub(super) fn is_end_stream(&self) -> bool {
+        match (&self.body, &self.lease.channel) {
+            (Received::Http2(body), _) => body.is_end_stream(),
+            (Received::Http1, Channel::Http1(connection)) => connection.is_end_stream(),
+            (Received::Http1, Channel::Http2(_)) => true,
+        }
+    }
+}
+
+/// The head once more: HTTP/2 takes it with it, and a retry needs it again. Names and values are shared.
 fn copy(head: &request::Parts) -> request::Parts {
     let (mut copy, ()) = Request::new(()).into_parts();
     copy.method = head.method.clone();

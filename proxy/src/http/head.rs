@@ -1,16 +1,22 @@
-//! Is this request head one that every recipient reads the same way?
+//! The head of an HTTP/1.x request, read so that every recipient would read it the same way.
 //!
-//! Pure: a complete HTTP/1.x request head comes in, its body framing or a [`Rejection`] comes out.
-//! hyper is lenient where RFC 9112 lets a recipient be ("robustness"): it drops a repeated
-//! Content-Length, prefers Transfer-Encoding over it, takes a bare LF. A proxy that normalises such
-//! a message in silence is how requests are smuggled, so all of it is refused here.
+//! Pure: a complete head comes in, its parts and the framing of its body or a [`Rejection`] come out. RFC 9112 lets a
+//! recipient be lenient ("robustness"): drop a repeated Content-Length, prefer Transfer-Encoding over it, take a bare
+//! LF. A proxy that normalises such a message in silence is how requests are smuggled, so all of it is refused here.
 
-use http::{HeaderMap, StatusCode, Uri, header::HOST};
+use bytes::Bytes;
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri, Version,
+    header::{CONNECTION, HOST},
+    request,
+};
 
-/// Longest request head, bytes. hyper's own buffer is larger.
+/// Longest message head, bytes.
 pub(super) const MAX_HEAD: usize = 64 * 1024;
-/// Most header fields in a head; the number that hyper parses without allocating.
+/// Most header fields in a head.
 pub(super) const MAX_FIELDS: usize = 100;
+/// Fields for which a header map has room from the start: more than most requests have.
+const USUAL_FIELDS: usize = 12;
 /// Longest method. RFC 9110 section 9.1 asks for 501 for what no server implements.
 const MAX_METHOD: usize = 32;
 
@@ -45,42 +51,40 @@ pub(super) enum Framing {
 }
 
 /// A head that is fine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) struct Head {
+    pub(super) parts: request::Parts,
     pub(super) body: Framing,
-    /// CONNECT or Upgrade: what follows the body may be another protocol, as the response says.
-    pub(super) may_tunnel: bool,
+    /// The client will send another request on this connection, as far as it goes.
+    pub(super) keep_alive: bool,
 }
 
-/// Checks one head, from its request line up to and including the empty line.
+/// Reads one head, from its request line up to and including the empty line.
 ///
 /// Every line is known to end with CRLF (the caller finds the end of the head that way).
-pub(super) fn check(head: &[u8]) -> Result<Head, Rejection> {
+pub(super) fn parse(head: &Bytes) -> Result<Head, Rejection> {
     let (line, mut rest) =
         split_line(head).ok_or(Rejection::bad("the request line is not complete"))?;
-    let Request { connect, http_11 } = request_line(line)?;
+    let (mut parts, ()) = Request::new(()).into_parts();
+    request_line(head, line, &mut parts)?;
     let mut fields = Fields::default();
+    parts.headers = HeaderMap::with_capacity(USUAL_FIELDS);
     while let Some((line, after)) = split_line(rest) {
         rest = after;
         if line.is_empty() {
             break;
         }
-        fields.add(line)?;
+        fields.add(head, line, &mut parts.headers)?;
     }
-    fields.finish(connect, http_11)
+    fields.finish(parts)
 }
 
-struct Request {
-    connect: bool,
-    http_11: bool,
-}
-
-fn request_line(line: &[u8]) -> Result<Request, Rejection> {
+fn request_line(head: &Bytes, line: &[u8], parts: &mut request::Parts) -> Result<(), Rejection> {
     const SHAPE: Rejection =
         Rejection::bad("the request line is not: method, one space, target, one space, version");
-    let mut parts = line.split(|b| *b == b' ');
+    let mut words = line.split(|b| *b == b' ');
     let (Some(method), Some(target), Some(version), None) =
-        (parts.next(), parts.next(), parts.next(), parts.next())
+        (words.next(), words.next(), words.next(), words.next())
     else {
         return Err(SHAPE);
     };
@@ -118,9 +122,9 @@ fn request_line(line: &[u8]) -> Result<Request, Rejection> {
             "the request target is not in a form that this method can have",
         ));
     }
-    let http_11 = match version {
-        b"HTTP/1.1" => true,
-        b"HTTP/1.0" => false,
+    parts.version = match version {
+        b"HTTP/1.1" => Version::HTTP_11,
+        b"HTTP/1.0" => Version::HTTP_10,
         [b'H', b'T', b'T', b'P', b'/', major, b'.', minor]
             if major.is_ascii_digit() && minor.is_ascii_digit() =>
         {
@@ -131,7 +135,10 @@ fn request_line(line: &[u8]) -> Result<Request, Rejection> {
         }
         _ => return Err(Rejection::bad("the HTTP version can't be read")),
     };
-    Ok(Request { connect, http_11 })
+    parts.method = Method::from_bytes(method).map_err(|_| SHAPE)?;
+    parts.uri = Uri::from_maybe_shared(head.slice_ref(target))
+        .map_err(|_| Rejection::bad("the request target can't be read"))?;
+    Ok(())
 }
 
 fn starts_with_scheme(target: &[u8]) -> bool {
@@ -148,11 +155,13 @@ struct Fields {
     hosts: usize,
     length: Option<u64>,
     transfer_encoding: bool,
-    upgrade: bool,
+    /// What Connection says.
+    close: bool,
+    keep_alive: bool,
 }
 
 impl Fields {
-    fn add(&mut self, line: &[u8]) -> Result<(), Rejection> {
+    fn add(&mut self, head: &Bytes, line: &[u8], headers: &mut HeaderMap) -> Result<(), Rejection> {
         self.count += 1;
         if self.count > MAX_FIELDS {
             return Err(Rejection::new(
@@ -169,11 +178,22 @@ impl Fields {
                     return Err(Rejection::bad("the Host field is not a host and a port"));
                 }
             }
-            7 if name.eq_ignore_ascii_case(b"upgrade") => self.upgrade = true,
+            10 if name.eq_ignore_ascii_case(CONNECTION.as_str().as_bytes()) => {
+                for option in value.split(|b| *b == b',').map(<[u8]>::trim_ascii) {
+                    self.close |= option.eq_ignore_ascii_case(b"close");
+                    self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
+                }
+            }
             14 if name.eq_ignore_ascii_case(b"content-length") => self.content_length(value)?,
             17 if name.eq_ignore_ascii_case(b"transfer-encoding") => self.coding(value)?,
             _ => {}
         }
+        // `field` has checked both: what http refuses beyond that can't be passed on.
+        let name = HeaderName::from_bytes(name)
+            .map_err(|_| Rejection::bad("a header name can't be read"))?;
+        let value = HeaderValue::from_maybe_shared(head.slice_ref(value))
+            .map_err(|_| Rejection::bad("a header value can't be read"))?;
+        headers.append(name, value);
         Ok(())
     }
 
@@ -214,7 +234,8 @@ impl Fields {
         Err(Rejection::bad("Transfer-Encoding is not chunked"))
     }
 
-    fn finish(self, connect: bool, http_11: bool) -> Result<Head, Rejection> {
+    fn finish(self, parts: request::Parts) -> Result<Head, Rejection> {
+        let http_11 = parts.version == Version::HTTP_11;
         if self.hosts > 1 {
             return Err(Rejection::bad("the Host field is repeated"));
         }
@@ -230,11 +251,12 @@ impl Fields {
             return Err(Rejection::bad("HTTP/1.0 has no Transfer-Encoding"));
         }
         Ok(Head {
+            parts,
             body: match self.length {
                 _ if self.transfer_encoding => Framing::Chunked,
                 length => Framing::Length(length.unwrap_or(0)),
             },
-            may_tunnel: connect || (self.upgrade && http_11),
+            keep_alive: !self.close && (http_11 || self.keep_alive),
         })
     }
 }
@@ -305,7 +327,7 @@ fn is_authority(value: &[u8]) -> bool {
         && (port.is_empty() || (port[0] == b':' && port[1..].iter().all(u8::is_ascii_digit)))
 }
 
-/// Checks what is left when hyper has parsed a request: its authority, which HTTP/2 and absolute-form carry
+/// Checks what is left when a request has been parsed: its authority, which HTTP/2 and absolute-form carry
 /// in the target.
 pub(super) fn check_authority(uri: &Uri, headers: &HeaderMap) -> Result<(), Rejection> {
     let Some(authority) = uri.authority() else {

@@ -1,6 +1,6 @@
 //! What a proxy changes in the header section of a message (RFC 9110, section 7.6), and nothing more.
 //!
-//! In: heads as hyper parsed them. Out: heads for the next hop: connection-specific fields are gone,
+//! In: heads as they were read. Out: heads for the next hop: connection-specific fields are gone,
 //! the mesh's own are set, the version that the caller spoke travels along. Via, Date and Server are
 //! not added: the mesh does not show. Header maps are changed in place, never rebuilt.
 
@@ -147,7 +147,7 @@ pub(super) fn frame(head: &mut request::Parts, needs: Needs, http2: bool, body: 
         return;
     }
     if body && head.version == Version::HTTP_11 && !head.headers.contains_key(CONTENT_LENGTH) {
-        // hyper would send no body with a GET otherwise.
+        // Of unknown length: HTTP/2 needs no field that says so.
         head.headers
             .insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
@@ -170,7 +170,7 @@ pub(super) fn respond(response: &mut http::response::Parts, client: Version) {
             .headers
             .insert(CONNECTION, HeaderValue::from_static("upgrade"));
     }
-    // A proxy answers with its own version; hyper writes HTTP/1.0 where the client speaks it.
+    // A proxy answers with its own version; where the client speaks HTTP/1.0, the server writes that.
     response.version = if client == Version::HTTP_2 {
         Version::HTTP_2
     } else {
@@ -200,9 +200,8 @@ pub(super) fn keep_alive_timeout(headers: &HeaderMap) -> Option<u64> {
 
 /// Whether an HTTP/1.x response is framed in one way only; otherwise why not.
 ///
-/// hyper reads a body whose length is said twice by Transfer-Encoding and drops a coding that it
-/// does not know; what follows would be read as the next response by the one and as a body by the
-/// other.
+/// Where a length is said twice or a coding is not known, what follows would be read as the next response by the
+/// one and as a body by the other.
 pub(super) fn check_response(headers: &mut HeaderMap) -> Result<(), &'static str> {
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
     let coding = codings.next();
@@ -219,7 +218,7 @@ pub(super) fn check_response(headers: &mut HeaderMap) -> Result<(), &'static str
         if !length.as_bytes().iter().all(u8::is_ascii_digit) {
             return Err("the response's Content-Length is not one number");
         }
-        // hyper has made sure that repeated lengths are equal: RFC 9112, section 6.3 allows one.
+        // Its reader has made sure that repeated lengths are equal: RFC 9112, section 6.3 allows one.
         if lengths.next().is_some() {
             let length = length.clone();
             headers.insert(CONTENT_LENGTH, length);

@@ -3,7 +3,7 @@
 use std::{rc::Rc, time::Instant};
 
 use http::{HeaderValue, Request, Response, StatusCode, Uri, Version, header::HOST, request};
-use hyper::{body::Incoming, upgrade::OnUpgrade};
+use hyper::{body::Body, upgrade::OnUpgrade};
 
 use super::{
     answer::{Refusal, reject},
@@ -11,6 +11,7 @@ use super::{
     exchange::{Arrived, Exchange},
     forward::{Answer, Failed, Forward, TryError},
     headers::{self, Needs},
+    incoming::Incoming,
     outbound::{explain, status_of},
     respond::{self, WayBack},
     server::{self, Client, Reset, Upstream},
@@ -62,7 +63,7 @@ impl Upstream for Inbound {
     ) -> Result<Response<ResponseBody>, Reset> {
         let started = Instant::now();
         let (mut head, incoming) = request.into_parts();
-        let body = !hyper::body::Body::is_end_stream(&incoming);
+        let body = !incoming.is_end_stream();
         let spoken = head.version;
         let original = self.introduce(&mut head);
         let mut needs = headers::receive(&mut head, body);
@@ -125,9 +126,10 @@ impl Inbound {
             let lease = self.app.pool.lease(forward.wants(false), unsent > 0, dial);
             let mut lease = lease.await.map_err(Failed::Dial)?;
             match forward.send(&mut lease, false, false).await {
-                Ok(response) => {
+                Ok((head, body)) => {
                     return Ok(Answer {
-                        response,
+                        head,
+                        body,
                         lease,
                         rtt: began.elapsed(),
                     });
@@ -145,7 +147,7 @@ impl Inbound {
         mut answer: Answer,
         upload: Option<Rc<Upload>>,
     ) -> Response<ResponseBody> {
-        if let Err(refusal) = respond::check(&mut answer.response, way_back.needs) {
+        if let Err(refusal) = respond::check(&mut answer.head, way_back.needs) {
             return self.refuse(&arrived, &refusal);
         }
         let (metrics, server) = (self.caller.metrics.clone(), self.app.address);
@@ -153,9 +155,9 @@ impl Inbound {
             lease: Some(answer.lease),
             rtt: answer.rtt,
             upload,
-            ..Exchange::new(arrived, metrics, server, &answer.response)
+            ..Exchange::new(arrived, metrics, server, &answer.head)
         };
-        respond::pass_on(way_back, answer.response, exchange)
+        respond::pass_on(way_back, answer.head, answer.body, exchange)
     }
 
     fn give_up(
@@ -168,7 +170,7 @@ impl Inbound {
         let refusal = match failed {
             Failed::Dial(error) => Refusal::undelivered(status_of(&error), error.to_string()),
             Failed::Try(TryError::ClientLeft) => {
-                return Ok(match client.refused_body() {
+                return Ok(match client.refused() {
                     Some(rejection) => reject(rejection),
                     None => Refusal::new(StatusCode::BAD_REQUEST, "the request ended early")
                         .response(arrived.is_grpc()),

@@ -6,9 +6,9 @@
 
 mod server;
 
-mod framing;
-mod guard;
+mod h1;
 mod head;
+mod incoming;
 
 pub mod inbound;
 pub mod outbound;

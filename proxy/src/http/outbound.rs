@@ -7,7 +7,7 @@ use std::{
 };
 
 use http::{Request, Response, StatusCode, Version};
-use hyper::{body::Incoming, upgrade::OnUpgrade};
+use hyper::{body::Body, upgrade::OnUpgrade};
 use mesh_api::v1::Security;
 
 use super::{
@@ -16,6 +16,7 @@ use super::{
     exchange::{Arrived, Exchange},
     forward::{Answer, Failed, Forward, TryError},
     headers::{self, Needs},
+    incoming::Incoming,
     pool::{PoolError, Protocol},
     respond::{self, WayBack},
     retry::{Attempt, Decision, Failure, decide},
@@ -74,7 +75,7 @@ impl Upstream for Outbound {
     ) -> Result<Response<ResponseBody>, Reset> {
         let started = Instant::now();
         let (mut head, incoming) = request.into_parts();
-        let body = !hyper::body::Body::is_end_stream(&incoming);
+        let body = !incoming.is_end_stream();
         headers::strip_mesh(&mut head.headers);
         let needs = headers::receive(&mut head, body);
         let upgrade = head.extensions.remove::<OnUpgrade>();
@@ -91,7 +92,7 @@ impl Upstream for Outbound {
             };
             let tried = self.attempt(&picked, &mut forward, &history).await;
             let failure = match &tried {
-                Ok(answer) => failure_of(&answer.response, &picked, needs),
+                Ok(answer) => failure_of(answer, &picked, needs),
                 Err(Failed::Dial(_)) => Some(Failure::Connect),
                 Err(Failed::Try(error)) => error.failure(),
             };
@@ -178,12 +179,13 @@ impl Outbound {
             .map_err(Failed::Dial)?;
         let keep = history.retries == 0 && forward.worth_keeping();
         let sent = Instant::now();
-        let response = forward
+        let (head, body) = forward
             .send(&mut lease, meshed, keep)
             .await
             .map_err(Failed::Try)?;
         Ok(Answer {
-            response,
+            head,
+            body,
             lease,
             rtt: sent.elapsed(),
         })
@@ -250,7 +252,7 @@ impl Outbound {
         retries: u32,
     ) -> Response<ResponseBody> {
         let metrics = picked.peer.metrics.clone();
-        if let Err(refusal) = respond::check(&mut answer.response, way_back.needs) {
+        if let Err(refusal) = respond::check(&mut answer.head, way_back.needs) {
             return refuse(&arrived, &metrics, &refusal, retries);
         }
         let server = picked.peer.endpoint.address;
@@ -260,9 +262,9 @@ impl Outbound {
             rtt: answer.rtt,
             upload,
             retries,
-            ..Exchange::new(arrived, metrics, server, &answer.response)
+            ..Exchange::new(arrived, metrics, server, &answer.head)
         };
-        respond::pass_on(way_back, answer.response, exchange)
+        respond::pass_on(way_back, answer.head, answer.body, exchange)
     }
 
     fn give_up(
@@ -280,7 +282,7 @@ impl Outbound {
         let refusal = match failed {
             Failed::Dial(error) => Refusal::new(status_of(&error), error.to_string()),
             Failed::Try(TryError::ClientLeft) => {
-                return Ok(match client.refused_body() {
+                return Ok(match client.refused() {
                     Some(rejection) => reject(rejection),
                     None => Refusal::new(StatusCode::BAD_REQUEST, "the request ended early")
                         .response(needs.grpc),
@@ -332,15 +334,15 @@ fn is_meshed(picked: &Picked) -> bool {
 }
 
 /// Whether a response says that the request may be sent elsewhere.
-fn failure_of(response: &Response<Incoming>, picked: &Picked, needs: Needs) -> Option<Failure> {
-    if is_meshed(picked) && response.headers().contains_key(headers::NOT_DELIVERED) {
+fn failure_of(answer: &Answer, picked: &Picked, needs: Needs) -> Option<Failure> {
+    let head = &answer.head;
+    if is_meshed(picked) && head.headers.contains_key(headers::NOT_DELIVERED) {
         return Some(Failure::Refused);
     }
-    let trailers_only = || hyper::body::Body::is_end_stream(response.body());
-    if needs.grpc && headers::grpc_status(response.headers()) == Some(14) && trailers_only() {
+    if needs.grpc && headers::grpc_status(&head.headers) == Some(14) && answer.is_end_stream() {
         return Some(Failure::GrpcUnavailable);
     }
-    super::retry::is_gateway_error(response.status()).then(|| Failure::Status(response.status()))
+    super::retry::is_gateway_error(head.status).then_some(Failure::Status(head.status))
 }
 
 /// What a failed try says about the endpoint.

@@ -7,7 +7,7 @@
 use std::{
     cell::{Cell, RefCell},
     fmt,
-    future::Future,
+    future::{Future, poll_fn},
     rc::Rc,
     time::{Duration, Instant},
 };
@@ -16,7 +16,8 @@ use tokio::{sync::Notify, task::spawn_local};
 
 use super::{
     answer::causes,
-    connection::{Http1, Http2, Http2Stream},
+    connection::{Http2, Http2Stream},
+    h1::client::Connection as Http1,
 };
 use crate::{connect::ConnectError, io::Io};
 
@@ -80,7 +81,7 @@ struct Connections {
 }
 
 struct Idle {
-    connection: Http1,
+    connection: Box<Http1>,
     until: Instant,
 }
 
@@ -99,7 +100,7 @@ pub(super) struct Lease {
 }
 
 pub(super) enum Channel {
-    Http1(Http1),
+    Http1(Box<Http1>),
     Http2(Http2Stream),
 }
 
@@ -110,7 +111,7 @@ impl Pool {
         connections
             .idle
             .borrow_mut()
-            .retain(|idle| idle.until > now && !idle.connection.is_closed());
+            .retain_mut(|idle| idle.until > now && idle.connection.is_usable());
         connections.http2.borrow_mut().retain_mut(|shared| {
             if !shared.connection.is_idle() {
                 shared.used = now;
@@ -170,7 +171,7 @@ impl Connections {
         sharing
     }
 
-    async fn connection<D, F>(&self, fresh: bool, dial: D) -> Result<Http1, PoolError>
+    async fn connection<D, F>(&self, fresh: bool, dial: D) -> Result<Box<Http1>, PoolError>
     where
         D: Fn(Protocol) -> F,
         F: Future<Output = Result<Io, ConnectError>>,
@@ -184,14 +185,11 @@ impl Connections {
             let changed = self.changed.notified();
             if self.dials.get() < MAX_DIALS {
                 let dialling = Dialling::begin(self);
-                let opened = match dial(Protocol::Http1).await {
-                    Ok(io) => Http1::open(io)
-                        .await
-                        .map_err(|error| PoolError::Handshake(Rc::new(error))),
-                    Err(error) => Err(PoolError::Dial(Rc::new(error))),
-                };
+                let opened = dial(Protocol::Http1).await;
                 drop(dialling);
-                return opened.map_err(|error| self.failed(error));
+                return opened
+                    .map(Http1::new)
+                    .map_err(|error| self.failed(PoolError::Dial(Rc::new(error))));
             }
             changed.await;
             if let Some(error) = self.failed_since(seen) {
@@ -200,10 +198,15 @@ impl Connections {
         }
     }
 
-    fn pop_idle(&self) -> Option<Http1> {
+    fn pop_idle(&self) -> Option<Box<Http1>> {
         let mut idle = self.idle.borrow_mut();
-        while let Some(Idle { connection, until }) = idle.pop() {
-            if connection.is_ready() && !connection.is_closed() && until > Instant::now() {
+        let now = Instant::now();
+        while let Some(Idle {
+            mut connection,
+            until,
+        }) = idle.pop()
+        {
+            if until > now && connection.is_usable() {
                 return Some(connection);
             }
         }
@@ -279,8 +282,8 @@ impl Connections {
             .flatten()
     }
 
-    fn put(&self, connection: Http1, keep: Duration) {
-        if connection.is_closed() {
+    fn put(&self, connection: Box<Http1>, keep: Duration) {
+        if !connection.is_reusable() {
             return;
         }
         self.idle.borrow_mut().push(Idle {
@@ -293,7 +296,7 @@ impl Connections {
 
 impl Lease {
     /// The connection for good: its protocol has changed.
-    pub(super) fn into_http1(self) -> Option<Http1> {
+    pub(super) fn into_http1(self) -> Option<Box<Http1>> {
         match self.channel {
             Channel::Http1(connection) => Some(connection),
             Channel::Http2(_) => None,
@@ -309,17 +312,17 @@ impl Lease {
             Channel::Http1(connection) => connection,
             Channel::Http2(_) => return,
         };
-        if keep.is_zero() || connection.is_closed() {
+        if !connection.is_uploading() {
+            if !keep.is_zero() {
+                connections.put(connection, keep);
+            }
             return;
         }
-        if connection.is_ready() {
-            connections.put(connection, keep);
-            return;
-        }
-        // The request's body is still being written, or the end of the response was not seen yet.
+        // The endpoint has answered early, and may read the rest of the request.
         let connections = Rc::downgrade(&connections);
         spawn_local(async move {
-            if connection.ready().await.is_ok()
+            let sent = poll_fn(|cx| connection.poll_upload(cx)).await;
+            if sent.is_ok()
                 && let Some(connections) = connections.upgrade()
             {
                 connections.put(connection, keep);

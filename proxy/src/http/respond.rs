@@ -2,14 +2,15 @@
 
 use std::rc::Rc;
 
-use http::{Method, Response, StatusCode, Version};
-use hyper::{body::Incoming, upgrade::OnUpgrade};
+use http::{Method, Response, StatusCode, Version, response};
+use hyper::upgrade::OnUpgrade;
 use tokio::task::spawn_local;
 
 use super::{
     answer::Refusal,
     body::ResponseBody,
     exchange::Exchange,
+    forward::Received,
     headers::{self, Needs},
     server::Client,
     tunnel::Tunnel,
@@ -24,18 +25,18 @@ pub(super) struct WayBack<'a> {
     pub(super) upgrade: Option<OnUpgrade>,
 }
 
-/// Whether a response can be passed on at all; removes what hyper has settled already, and `mesh-not-delivered`,
+/// Whether a response can be passed on at all; removes what its reader has settled already, and `mesh-not-delivered`,
 /// which was for this proxy: from an app, it would have the caller's proxy send the request again.
 ///
 /// # Errors
 /// A 502: its framing could be read in two ways, or it changes the protocol without being asked.
-pub(super) fn check(response: &mut Response<Incoming>, needs: Needs) -> Result<(), Refusal> {
-    response.headers_mut().remove(headers::NOT_DELIVERED);
-    if response.version() != Version::HTTP_2 {
-        headers::check_response(response.headers_mut())
+pub(super) fn check(head: &mut response::Parts, needs: Needs) -> Result<(), Refusal> {
+    head.headers.remove(headers::NOT_DELIVERED);
+    if head.version != Version::HTTP_2 {
+        headers::check_response(&mut head.headers)
             .map_err(|words| Refusal::new(StatusCode::BAD_GATEWAY, words))?;
     }
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS && !needs.tunnel {
+    if head.status == StatusCode::SWITCHING_PROTOCOLS && !needs.tunnel {
         return Err(Refusal::new(
             StatusCode::BAD_GATEWAY,
             "the endpoint changed the protocol without being asked",
@@ -47,7 +48,8 @@ pub(super) fn check(response: &mut Response<Incoming>, needs: Needs) -> Result<(
 /// The response as the client gets it.
 pub(super) fn pass_on(
     way_back: WayBack<'_>,
-    response: Response<Incoming>,
+    mut head: response::Parts,
+    received: Received,
     exchange: Exchange,
 ) -> Response<ResponseBody> {
     let WayBack {
@@ -55,12 +57,11 @@ pub(super) fn pass_on(
         needs,
         upgrade,
     } = way_back;
-    let (mut head, incoming) = response.into_parts();
     let server = head.extensions.remove::<OnUpgrade>();
     headers::respond(&mut head, needs.version);
     let connected = exchange.arrived.method() == Method::CONNECT && head.status.is_success();
     if !needs.tunnel || !(connected || head.status == StatusCode::SWITCHING_PROTOCOLS) {
-        return Response::from_parts(head, ResponseBody::endpoint(incoming, exchange));
+        return Response::from_parts(head, ResponseBody::endpoint(received, exchange));
     }
     if let (Some(lease), busy) = exchange.into_tunnel() {
         let tunnel = Tunnel::new(lease, busy, server);

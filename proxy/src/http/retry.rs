@@ -10,7 +10,7 @@ use http::{Method, StatusCode};
 pub(super) enum Failure {
     /// No connection to the endpoint could be made.
     Connect,
-    /// hyper handed the request back: its connection ended before the first byte was written.
+    /// The connection ended before the first byte was written.
     Unsent,
     /// The endpoint says that it did nothing: REFUSED_STREAM, a GOAWAY below this stream, or
     /// `mesh-not-delivered` from its proxy.

@@ -31,9 +31,7 @@ impl Tunnel {
         let Some(connection) = lease.into_http1() else {
             return;
         };
-        let Some((server, banner)) = connection.into_tunnel().await else {
-            return;
-        };
+        let (server, banner) = connection.into_tunnel();
         let copied = tcp::copy(client, server, early, banner).await;
         tracing::debug!(?copied, "an upgraded connection ended");
         drop(busy);

@@ -6,7 +6,6 @@
 
 use std::{
     cell::{Cell, RefCell},
-    error::Error,
     pin::Pin,
     rc::Rc,
     sync::{
@@ -20,8 +19,10 @@ use std::{
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use http::HeaderMap;
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::{Body, Frame, SizeHint};
 use tokio::time::{Sleep, sleep};
+
+use super::incoming::{Incoming, IncomingError};
 
 /// Most bytes of a body that are kept for a retry.
 pub(super) const REPLAY_LIMIT: usize = 64 * 1024;
@@ -56,7 +57,7 @@ struct Kept {
     overflown: bool,
 }
 
-/// What hyper's client sends. Without an upload it is empty.
+/// What is sent to the endpoint. Without an upload it is empty.
 pub(super) struct RequestBody {
     upload: Option<Rc<Upload>>,
     number: u32,
@@ -82,7 +83,7 @@ const REFUSED: u8 = 2;
 pub(super) enum UploadError {
     /// With the client's reset code, if it sent one.
     #[error("the client's request ended early")]
-    Client(#[source] hyper::Error),
+    Client(#[source] IncomingError),
     /// The request is being sent again elsewhere.
     #[error("another try took over the request body")]
     Superseded,
@@ -323,16 +324,4 @@ impl Gate {
             .compare_exchange(CLOSED, to, Ordering::AcqRel, Ordering::Acquire);
         self.waker.wake();
     }
-}
-
-/// The HTTP/2 error at the root of an error, if there is one.
-pub(super) fn h2_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a h2::Error> {
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        if let Some(h2) = error.downcast_ref::<h2::Error>() {
-            return Some(h2);
-        }
-        cause = error.source();
-    }
-    None
 }

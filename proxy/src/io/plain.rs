@@ -3,7 +3,7 @@
 //! Where requests are sent on it, a peer may refuse what is written without that being an error, and may pause: see
 //! [`Sending`].
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -15,11 +15,15 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-/// A TCP connection whose first bytes may have been read already; they are read again.
+use super::READ_SIZE;
+
+/// A TCP connection whose next bytes may have been read already; they are read again.
 #[derive(Debug)]
 pub struct Plain {
     tcp: TcpStream,
     prefix: Bytes,
+    /// Reads more from the kernel than it is asked for, and keeps it in `prefix`.
+    reads_ahead: bool,
     /// There where requests are sent.
     pub(super) sending: Option<Sending>,
 }
@@ -32,6 +36,8 @@ pub struct Sending(Rc<SendingState>);
 struct SendingState {
     /// How the peer refused bytes, which were discarded.
     refused: Cell<Option<io::ErrorKind>>,
+    /// Whether the kernel has taken bytes of the current request.
+    sent: Cell<bool>,
     /// Whether the peer may pause, and whether the kernel has been told.
     may_pause: Cell<bool>,
     pauses: Cell<bool>,
@@ -47,7 +53,16 @@ impl Plain {
         Self {
             tcp,
             prefix,
+            reads_ahead: false,
             sending: None,
+        }
+    }
+
+    /// For a reader that asks for little at a time: rustls wants 4 KiB, a quarter of a full record.
+    pub fn reading_ahead(self) -> Self {
+        Self {
+            reads_ahead: true,
+            ..self
         }
     }
 
@@ -56,9 +71,37 @@ impl Plain {
         &self.tcp
     }
 
+    /// Whether bytes that were read before are still to be read again.
+    pub(super) fn has_prefix(&self) -> bool {
+        !self.prefix.is_empty()
+    }
+
     /// Whether nothing that is written arrives any more.
     pub(super) fn discards(&self) -> bool {
         self.sending.as_ref().is_some_and(Sending::has_discarded)
+    }
+
+    fn poll_read_ahead(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        thread_local! {
+            /// Not the buffer of `with_scratch`, into which the decrypted bytes go.
+            static AHEAD: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_SIZE]);
+        }
+        AHEAD.with_borrow_mut(|ahead| {
+            let mut read = ReadBuf::new(ahead);
+            ready!(Pin::new(&mut self.tcp).poll_read(cx, &mut read))?;
+            let (asked, more) = read
+                .filled()
+                .split_at(buf.remaining().min(read.filled().len()));
+            buf.put_slice(asked);
+            if !more.is_empty() {
+                self.prefix = Bytes::copy_from_slice(more);
+            }
+            Poll::Ready(Ok(()))
+        })
     }
 
     /// Lifts or restores the user time-out, as the request that is about to be written wants it.
@@ -91,6 +134,10 @@ impl Plain {
                 state.refused.set(Some(error.kind()));
                 Poll::Ready(Ok(offered))
             }
+            (Some(Sending(state)), Poll::Ready(Ok(1..))) => {
+                state.sent.set(true);
+                written
+            }
             _ => written,
         }
     }
@@ -102,10 +149,16 @@ impl Sending {
         self.0.refused.get().is_some()
     }
 
-    /// Whether the peer may stop reading for as long as it likes, from the next write on: see
+    /// The next request begins. `pauses`: whether the peer may stop reading for as long as it likes, see
     /// [`Io::allow_pauses`](super::Io::allow_pauses). Where it may not, a request to a node that has vanished fails in 30 s.
-    pub fn allow_pauses(&self, allowed: bool) {
-        self.0.may_pause.set(allowed);
+    pub fn begin(&self, pauses: bool) {
+        self.0.sent.set(false);
+        self.0.may_pause.set(pauses);
+    }
+
+    /// Whether the kernel has taken any byte of the current request.
+    pub fn has_sent(&self) -> bool {
+        self.0.sent.get()
     }
 }
 
@@ -123,7 +176,11 @@ impl AsyncRead for Plain {
     ) -> Poll<io::Result<()>> {
         if self.prefix.is_empty() {
             let before = buf.filled().len();
-            ready!(Pin::new(&mut self.tcp).poll_read(cx, buf))?;
+            if self.reads_ahead {
+                ready!(self.poll_read_ahead(cx, buf))?;
+            } else {
+                ready!(Pin::new(&mut self.tcp).poll_read(cx, buf))?;
+            }
             let ended = buf.filled().len() == before && buf.remaining() > 0;
             return match &self.sending {
                 // The kernel told of the reset only once, when it refused a write: this is no orderly end.

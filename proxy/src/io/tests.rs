@@ -74,7 +74,7 @@ async fn the_user_timeout_is_lifted_for_long_requests_only() {
         (true, None),
         (false, Some(USER_TIMEOUT)),
     ] {
-        sending.allow_pauses(long);
+        sending.begin(long);
         io.write_all(b"GET").await.unwrap();
         let socket = SockRef::from(io.tcp());
         assert_eq!(socket.tcp_user_timeout().unwrap(), timeout);
@@ -82,7 +82,7 @@ async fn the_user_timeout_is_lifted_for_long_requests_only() {
     // The app beside this proxy can't vanish: no time-out comes in by the back door.
     io.allow_pauses();
     for long in [true, false] {
-        sending.allow_pauses(long);
+        sending.begin(long);
         io.write_all(b"GET").await.unwrap();
         let socket = SockRef::from(io.tcp());
         assert_eq!(socket.tcp_user_timeout().unwrap(), None);

@@ -1,4 +1,3 @@
-mod framing;
 mod gone;
 mod http1;
 mod http2;
