@@ -1,5 +1,6 @@
 //! A byte stream between two parties, in clear or encrypted, as one type.
 
+mod cork;
 mod plain;
 
 use std::cell::RefCell;
@@ -9,6 +10,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+pub use cork::{Cork, Corked, cork};
 use plain::lift_user_timeout;
 pub use plain::{Plain, Sending};
 use socket2::{SockRef, TcpKeepalive};

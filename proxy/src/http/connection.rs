@@ -21,7 +21,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::task::spawn_local;
 
 use super::{h1, head::MAX_HEAD, upload::RequestBody};
-use crate::io::Io;
+use crate::io::{Io, cork};
 
 /// Windows of HTTP/2 streams and connections (the design's minimum). Fixed: hyper's adaptive windows begin at
 /// 64 KiB for both, where one stream whose client does not read stops all others of its connection.
@@ -72,6 +72,9 @@ struct Http2State {
 
 impl Http2 {
     pub(super) async fn open(io: Io) -> hyper::Result<Self> {
+        let (corked, cork) = cork(io);
+        // hyper drives the connection in a task that it spawns.
+        spawn_local(cork.run());
         let (sender, mut connection) = http2::Builder::new(Local)
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW)
@@ -80,7 +83,7 @@ impl Http2 {
             .keep_alive_timeout(PING_TIMEOUT)
             .keep_alive_while_idle(true)
             .max_header_list_size(MAX_HEAD as u32)
-            .handshake(TokioIo::new(io))
+            .handshake(TokioIo::new(corked))
             .await?;
         let state = Rc::new(Http2State {
             max_streams: Cell::new(connection.current_max_send_streams()),

@@ -25,7 +25,11 @@ use super::{
     incoming::Incoming,
     tunnel::Tunnel,
 };
-use crate::{detect::HttpVersion, drain::Drain, io::Io};
+use crate::{
+    detect::HttpVersion,
+    drain::Drain,
+    io::{Io, cork},
+};
 
 /// Requests that one HTTP/2 client may have in flight. Above nginx's 128 and hyper's 200, since a client
 /// proxy puts all requests of its pod on one connection.
@@ -111,6 +115,7 @@ async fn serve_http2(io: Io, drain: &Drain, upstream: Rc<impl Upstream>) {
             }
         }
     });
+    let (corked, cork) = cork(io);
     let connection = http2::Builder::new(Local)
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW)
@@ -123,7 +128,7 @@ async fn serve_http2(io: Io, drain: &Drain, upstream: Rc<impl Upstream>) {
         .keep_alive_timeout(PING_TIMEOUT)
         .enable_connect_protocol()
         .auto_date_header(false)
-        .serve_connection(TokioIo::new(io), service);
+        .serve_connection(TokioIo::new(corked), service);
     let mut connection = pin!(connection);
     let mut draining = pin!(drain.started());
     let mut drained = false;
@@ -132,7 +137,9 @@ async fn serve_http2(io: Io, drain: &Drain, upstream: Rc<impl Upstream>) {
             drained = true;
             connection.as_mut().graceful_shutdown();
         }
-        connection.as_mut().poll(cx)
+        let ended = connection.as_mut().poll(cx);
+        cork.poll_flush(cx);
+        ended
     })
     .await;
     if let Err(error) = ended {

@@ -1,5 +1,6 @@
 //! What a peer that closes early leaves behind.
 
+use std::future::poll_fn;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream as StdStream};
 
@@ -87,4 +88,65 @@ async fn the_user_timeout_is_lifted_for_long_requests_only() {
         let socket = SockRef::from(io.tcp());
         assert_eq!(socket.tcp_user_timeout().unwrap(), None);
     }
+}
+
+/// The frames of many streams leave together, and nothing is lost when the stream is dropped.
+#[tokio::test]
+async fn what_http2_writes_leaves_together() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let tcp = TcpStream::connect(listener.local_addr().unwrap());
+    let (mut stream, cork) = cork(Io::from(tcp.await.unwrap()));
+    let (mut peer, _) = listener.accept().unwrap();
+    peer.set_nonblocking(true).unwrap();
+    for frame in ["one ", "two ", "three"] {
+        stream.write_all(frame.as_bytes()).await.unwrap();
+        stream.flush().await.unwrap();
+    }
+    let mut read = [0; 64];
+    let silent = peer.read(&mut read).unwrap_err();
+    assert_eq!(silent.kind(), ErrorKind::WouldBlock);
+    poll_fn(|cx| {
+        cork.poll_flush(cx);
+        Poll::Ready(())
+    })
+    .await;
+    peer.set_nonblocking(false).unwrap();
+    let length = peer.read(&mut read).unwrap();
+    assert_eq!(&read[..length], b"one two three");
+
+    stream.write_all(b"four").await.unwrap();
+    drop(stream);
+    cork.run().await;
+    let length = peer.read(&mut read).unwrap();
+    assert_eq!(&read[..length], b"four");
+}
+
+/// A peer that does not read holds the writer back, and lets him go on once it does.
+#[tokio::test]
+async fn a_full_cork_makes_the_writer_wait() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let tcp = TcpStream::connect(listener.local_addr().unwrap());
+    let (mut stream, cork) = cork(Io::from(tcp.await.unwrap()));
+    let (mut peer, _) = listener.accept().unwrap();
+    const PIECES: usize = 2000;
+    let written = std::rc::Rc::new(std::cell::Cell::new(0));
+    let count = written.clone();
+    let write = async move {
+        for _ in 0..PIECES {
+            stream.write_all(&[7; 16 * 1024]).await.unwrap();
+            count.set(count.get() + 1);
+        }
+    };
+    let read = async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert!(written.get() < PIECES, "all was taken though nobody reads");
+        let all = tokio::task::spawn_blocking(move || {
+            let mut all = Vec::new();
+            peer.read_to_end(&mut all).unwrap();
+            all.len()
+        });
+        all.await.unwrap()
+    };
+    let (read, (), ()) = tokio::join!(read, write, cork.run());
+    assert_eq!(read, PIECES * 16 * 1024);
 }
