@@ -36,6 +36,7 @@ pub(crate) fn probes(stage: &Stage) {
             let app = containers
                 .iter()
                 .find(|it| it.name == workload::CONTAINER)?;
+            assert_eq!(app.restart_count, 0, "its gRPC probe fails: {app:#?}");
             let runs = app.started == Some(true);
             (runs && is_ready(newest) == ready).then_some(())
         });

@@ -23,7 +23,8 @@ pub(crate) fn program(name: &str, image: &str) -> Value {
     })
 }
 
-/// A Deployment of `mesh-testapp`, which serves everything; each of its probes is of another kind.
+/// A Deployment of `mesh-testapp`, which serves everything. Its probes count for nobody (a gRPC probe still does, as a call
+/// from outside of the mesh: see [`tcp_probed`]).
 pub(crate) fn deployment(name: &str, image: &str, replicas: u32) -> Value {
     json!({
         "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name},
@@ -35,7 +36,7 @@ pub(crate) fn deployment(name: &str, image: &str, replicas: u32) -> Value {
     })
 }
 
-/// The same without a proxy of the kind that Kubernetes orders by itself.
+/// The same with a proxy of the kind that is an ordinary container.
 pub(crate) fn classic(name: &str, image: &str) -> Value {
     let mut deployment = deployment(name, image, 1);
     deployment["spec"]["template"]["metadata"]["annotations"] =
@@ -65,16 +66,17 @@ fn server(account: &str, image: &str) -> Value {
             "ports": [{"name": "http", "containerPort": 8080}, {"name": "echo", "containerPort": 7070}],
             "startupProbe": {"exec": {"command": ["/mesh-testapp", "--help"]}, "periodSeconds": 1, "timeoutSeconds": 10, "failureThreshold": 60},
             "readinessProbe": {"httpGet": {"path": "/probed", "port": "http"}, "periodSeconds": 1, "failureThreshold": 2},
-            "livenessProbe": {"grpc": {"port": 9090}, "periodSeconds": 5, "failureThreshold": 6},
         }],
     })
 }
 
-/// A Deployment that becomes ready when something listens on a port, named as `echo` or given by number.
+/// A Deployment that becomes ready when something listens on a port, named as `echo` or given by number; it lives by gRPC.
 pub(crate) fn tcp_probed(name: &str, image: &str, port: &Value) -> Value {
     let mut deployment = deployment(name, image, 1);
     let container = &mut deployment["spec"]["template"]["spec"]["containers"][0];
     container["readinessProbe"] = json!({"tcpSocket": {"port": port}, "periodSeconds": 1});
+    container["livenessProbe"] =
+        json!({"grpc": {"port": 9090}, "periodSeconds": 2, "failureThreshold": 3});
     deployment
 }
 
