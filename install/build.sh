@@ -1,7 +1,7 @@
 #!/bin/sh
 # Builds what a release consists of, as programs that need nothing of the system they run on.
 #
-#   [TARGET=x86_64-unknown-linux-gnu] install/build.sh DIR [PACKAGE …]
+#   [TARGET=x86_64-unknown-linux-gnu] install/build.sh DIR [PROGRAM …]
 #
 # Puts mesh-proxy, mesh-controller and mesh (or what is named) into DIR. Linked statically with glibc: its memory
 # allocation is the faster one, and since 2.34 it brings names' resolution (files and DNS) along.
@@ -9,7 +9,7 @@ set -eu
 
 fail() { echo "build.sh: $*" >&2; exit 1; }
 
-[ $# -ge 1 ] || fail "usage: [TARGET=x86_64-unknown-linux-gnu] build.sh DIR [PACKAGE …]"
+[ $# -ge 1 ] || fail "usage: [TARGET=x86_64-unknown-linux-gnu] build.sh DIR [PROGRAM …]"
 mkdir -p "$1"
 dir=$(cd "$1" && pwd)
 shift
@@ -24,8 +24,12 @@ esac
 # Said by --target, so that it does not concern what runs during the build (build scripts, macros).
 RUSTFLAGS="${RUSTFLAGS:-} -C target-feature=+crt-static"
 export RUSTFLAGS
-for package; do
+for program; do
+  case $program in
+    mesh-testapp) package=mesh-tests ;;
+    *) package=$program ;;
+  esac
   # One by one: built together, each would get the features that the others ask for.
-  cargo build --release --locked --target "$target" -p "$package" --bin "$package"
-  cp "${CARGO_TARGET_DIR:-target}/$target/release/$package" "$dir/$package"
+  cargo build --release --locked --target "$target" -p "$package" --bin "$program"
+  cp "${CARGO_TARGET_DIR:-target}/$target/release/$program" "$dir/$program"
 done

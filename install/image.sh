@@ -3,8 +3,8 @@
 #
 #   install/image.sh [-r REGISTRY] [-v VERSION] [-a amd64|arm64] PROGRAM ARCHIVE
 #
-# PROGRAM is a statically linked mesh-proxy or mesh-controller; the image is named after it:
-# REGISTRY/mesh-proxy:VERSION. ARCHIVE is an OCI image layout that is a docker archive as well, for
+# PROGRAM is a statically linked mesh-proxy or mesh-controller (or mesh-testapp, for the tests on a cluster); the image
+# is named after it: REGISTRY/mesh-proxy:VERSION. ARCHIVE is an OCI image layout that is a docker archive as well, for
 # `ctr -n k8s.io images import`, `docker load`, `podman load`. The image is that of install/Dockerfile.
 set -eu
 
@@ -27,8 +27,8 @@ here=$(cd "$(dirname "$0")" && pwd)
 
 [ -f "$program" ] || fail "there is no file $program: build it first, with install/build.sh"
 case $name in
-  mesh-proxy | mesh-controller) ;;
-  *) fail "$program is not named mesh-proxy or mesh-controller: the image takes its name from it" ;;
+  mesh-proxy | mesh-controller | mesh-testapp) ;;
+  *) fail "$program is not named mesh-proxy, mesh-controller or mesh-testapp: the image takes its name from it" ;;
 esac
 tar --version 2>/dev/null | grep -q 'GNU tar' ||
   fail "this needs GNU tar as 'tar': others can't write the same bytes each time"

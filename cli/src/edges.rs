@@ -40,7 +40,9 @@ pub struct Edge {
     pub client_identity: String,
     /// SPIFFE id of the called; empty if unknown.
     pub server_identity: String,
-    /// Both ends proved who they are and the bytes are encrypted.
+    /// Both ends proved who they are and the bytes are encrypted. Not in JSON, where `secured` counts requests as it does
+    /// everywhere; `security` says the same.
+    #[serde(skip)]
     pub secured: bool,
     /// In words: "mTLS", or why not.
     pub security: &'static str,
@@ -113,6 +115,7 @@ pub fn security(security: Security) -> (&'static str, bool, Tone) {
         Security::Outside => ("no: outside the mesh", false, Tone::Dim),
         Security::AppTls => ("no: app's own TLS", false, Tone::Warn),
         Security::Loopback => ("no: loopback", false, Tone::Dim),
+        Security::Probe => ("no: kubelet's probe", false, Tone::Dim),
         Security::Unspecified => ("unknown", false, Tone::Dim),
     }
 }
@@ -269,6 +272,13 @@ mod tests {
             "{wide}"
         );
         assert!(wide.contains("shop → shop"), "{wide}");
+    }
+
+    #[test]
+    fn json_says_each_key_once() {
+        let json = serde_json::to_string(&edge()).unwrap();
+        assert_eq!(json.matches(r#""secured":"#).count(), 1, "{json}");
+        assert!(json.contains(r#""security":"mTLS""#), "{json}");
     }
 
     #[test]

@@ -1,6 +1,10 @@
 //! The command line.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    net::{Ipv6Addr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use clap::{Args, Subcommand, ValueEnum};
 use mesh_api::names;
@@ -38,7 +42,7 @@ pub struct RunArgs {
     pub pod: Option<String>,
 
     /// Address for the API server, which asks the injector (TLS; source `kubernetes`)
-    #[arg(long, env = "MESH_WEBHOOK_LISTEN", default_value_t = SocketAddr::from(([0, 0, 0, 0], names::WEBHOOK_PORT)))]
+    #[arg(long, env = "MESH_WEBHOOK_LISTEN", default_value_t = SocketAddr::from((Ipv6Addr::UNSPECIFIED, names::WEBHOOK_PORT)))]
     pub webhook_listen: SocketAddr,
 
     /// File with the injector's settings, read again when it changes (source `kubernetes`)
@@ -51,7 +55,7 @@ pub struct RunArgs {
     pub ca_secret: Option<String>,
 
     /// Address for proxies (TLS)
-    #[arg(long, env = "MESH_LISTEN", default_value_t = SocketAddr::from(([0, 0, 0, 0], names::CONTROLLER_PORT)))]
+    #[arg(long, env = "MESH_LISTEN", default_value_t = SocketAddr::from((Ipv6Addr::UNSPECIFIED, names::CONTROLLER_PORT)))]
     pub listen: SocketAddr,
 
     /// Address for probes and metrics

@@ -139,6 +139,7 @@ impl<'a> From<&'a TapEvent> for Line<'a> {
                 Security::Outside => "outside",
                 Security::AppTls => "app_tls",
                 Security::Loopback => "loopback",
+                Security::Probe => "probe",
             },
             peer_identity: &event.peer_identity,
             version: &event.version,

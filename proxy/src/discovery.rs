@@ -73,6 +73,8 @@ pub struct Inbound {
     pub workload: Workload,
     /// Topology zone, empty if unknown.
     pub zone: String,
+    /// The node that the pod is on, empty if unknown.
+    pub node: String,
     /// Ports of which something is known.
     pub ports: HashMap<u16, InboundPort>,
 }

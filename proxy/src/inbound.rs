@@ -109,7 +109,10 @@ pub async fn connection(
             Box::pin(meshed(worker, Plain::new(tcp, heard), client, app, service)).await;
         }
         Protocol::Http(version) => {
-            let caller = unmeshed(Security::PeerNotMeshed);
+            let caller = unmeshed(match is_probe(&heard) {
+                true => Security::Probe,
+                false => Security::PeerNotMeshed,
+            });
             let io = Io::from(Plain::new(tcp, heard)).counted(caller.metrics.connection());
             Box::pin(http::inbound::serve(worker, io, version, caller, app)).await;
         }
@@ -213,6 +216,13 @@ fn undecided(tcp: TcpStream, caller: &Caller, app: &App, error: &Undecided<Conne
 /// that was never used.
 fn silent(declared: v1::Protocol, app: &App) -> bool {
     declared != v1::Protocol::Opaque && app.learnt.client_speaks_first()
+}
+
+/// Whether the first request of a connection is a kubelet's HTTP probe, by its own word: that decides how it is
+/// counted, and nothing else. The kubelet sends a request whole, on a connection of its own.
+fn is_probe(request: &[u8]) -> bool {
+    const HEADER: &[u8] = b"\r\nUser-Agent: kube-probe/";
+    request.windows(HEADER.len()).any(|at| at == HEADER)
 }
 
 /// A caller without a proxy; `security` says of what kind, but a pod may call itself.

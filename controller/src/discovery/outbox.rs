@@ -2,7 +2,7 @@
 //!
 //! Per destination the outbox holds what the proxy was told last and what is true now, both shared snapshots.
 //! Deltas are made when the proxy takes them, so that ten changes that it was too slow for become one. There, too,
-//! endpoints that are meant for other zones are left out.
+//! endpoints that are meant for clients elsewhere are left out.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -12,15 +12,15 @@ use std::{
 
 use mesh_api::v1::{DiscoveryUpdate, Inbound, TrustBundle, discovery_update};
 
-use crate::index::{Change, Delta, Destination};
+use crate::index::{Change, Delta, Destination, Place};
 
 #[derive(Default)]
 pub(super) struct Outbox {
     version: u64,
     bundle: Option<TrustBundle>,
     inbound: Option<Arc<Inbound>>,
-    /// Where the proxy is; empty while that is not known.
-    zone: String,
+    /// Where the proxy is.
+    place: Place,
     watched: HashMap<SocketAddr, Watched>,
     /// Destinations of which the proxy does not have the current state, each once.
     stale: VecDeque<SocketAddr>,
@@ -43,11 +43,15 @@ impl Outbox {
     }
 
     pub(super) fn inbound(&mut self, inbound: Arc<Inbound>) {
-        if self.zone != inbound.zone {
-            self.zone.clone_from(&inbound.zone);
-            // What the proxy was told of hinted destinations was for another zone.
+        let place = Place {
+            node: inbound.node.clone(),
+            zone: inbound.zone.clone(),
+        };
+        if self.place != place {
+            self.place = place;
+            // What the proxy was told of these destinations was for clients elsewhere.
             for (address, watched) in &mut self.watched {
-                let told = watched.told.take_if(|told| !told.hints.is_empty());
+                let told = watched.told.take_if(|told| !told.locality.is_everywhere());
                 if told.is_some() && !std::mem::replace(&mut watched.queued, true) {
                     self.stale.push_back(*address);
                 }
@@ -95,8 +99,10 @@ impl Outbox {
             .told
             .as_ref()
             .is_some_and(|told| Arc::ptr_eq(told, &change.before));
-        let hinted = !(change.before.hints.is_empty() && change.after.hints.is_empty());
-        watched.delta = change.delta.clone().filter(|_| follows && !hinted);
+        let for_all = [&change.before, &change.after]
+            .iter()
+            .all(|it| it.locality.is_everywhere());
+        watched.delta = change.delta.clone().filter(|_| follows && for_all);
         watched.current = Arc::clone(&change.after);
         if !std::mem::replace(&mut watched.queued, true) {
             self.stale.push_back(address);
@@ -131,11 +137,11 @@ impl Outbox {
             };
             watched.queued = false;
             let told = watched.told.replace(Arc::clone(&watched.current));
-            let current = watched.current.within(&self.zone);
+            let current = watched.current.within(&self.place);
             let delta = watched.delta.take();
             let delta = match told {
                 Some(told) if delta.is_none() => {
-                    told.within(&self.zone).delta_to(&current).map(Arc::new)
+                    told.within(&self.place).delta_to(&current).map(Arc::new)
                 }
                 _ => delta,
             };

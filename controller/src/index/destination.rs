@@ -4,6 +4,8 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use mesh_api::v1::{self, destination, discovery_update};
 
+use super::locality::{Locality, Place};
+
 /// What a proxy needs to reach one `ip:port`. Endpoints are kept as they travel.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Destination {
@@ -15,8 +17,8 @@ pub struct Destination {
     pub protocol: v1::Protocol,
     /// Where to send them.
     pub endpoints: BTreeMap<SocketAddr, v1::Endpoint>,
-    /// The zones whose clients each endpoint is for; empty unless every endpoint has such hints.
-    pub hints: BTreeMap<SocketAddr, Vec<String>>,
+    /// Which clients are told of which endpoint.
+    pub locality: Locality,
 }
 
 /// What an address belongs to.
@@ -51,17 +53,13 @@ pub struct Delta {
 }
 
 impl Destination {
-    /// What clients in `zone` are told, by kube-proxy's rule for hints: they use the endpoints for their zone, but
-    /// all of them if there is none or the zone is not known (empty).
-    pub fn within(self: &Arc<Self>, zone: &str) -> Arc<Self> {
-        let is_for_zone = |at: &SocketAddr| {
-            let zones = self.hints.get(at);
-            zones.is_some_and(|zones| zones.iter().any(|it| it == zone))
-        };
-        if zone.is_empty() || !self.hints.keys().any(is_for_zone) {
+    /// What a client at `place` is told.
+    pub fn within(self: &Arc<Self>, place: &Place) -> Arc<Self> {
+        let Some(chosen) = self.locality.endpoints(place) else {
             return Arc::clone(self);
-        }
-        let endpoints = self.endpoints.iter().filter(|(at, _)| is_for_zone(at));
+        };
+        let endpoints = self.endpoints.iter();
+        let endpoints = endpoints.filter(|(at, _)| chosen.contains(at));
         Arc::new(Self {
             address: self.address,
             kind: self.kind.clone(),
@@ -69,7 +67,7 @@ impl Destination {
             endpoints: endpoints
                 .map(|(at, endpoint)| (*at, endpoint.clone()))
                 .collect(),
-            hints: BTreeMap::new(),
+            locality: Locality::default(),
         })
     }
 

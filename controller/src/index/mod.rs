@@ -7,6 +7,7 @@
 
 mod destination;
 mod links;
+mod locality;
 mod objects;
 mod owner;
 mod protocol;
@@ -23,6 +24,7 @@ use std::{
 use mesh_api::v1;
 
 pub use destination::{Change, Delta, Destination, Kind};
+pub use locality::{Locality, Place};
 pub use objects::Objects;
 pub(crate) use protocol::Ports;
 pub use record::{Name, Pod, Service};

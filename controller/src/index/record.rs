@@ -66,6 +66,8 @@ pub struct Pod {
     workload_by_itself: Option<v1::Workload>,
     /// Its containers have ended for good.
     pub finished: bool,
+    /// Empty while it has none.
+    pub(super) node: String,
     pub(super) zone: String,
     pub(super) opaque: Option<Ports>,
     /// Ports that its proxy does not see: to be dialled in clear.
@@ -81,6 +83,8 @@ pub struct Pod {
 #[derive(Debug, PartialEq)]
 pub struct Service {
     pub(super) cluster_ips: Vec<IpAddr>,
+    /// Clients may use the endpoints of their own node only.
+    pub(super) same_node: bool,
     /// Its TCP ports.
     pub ports: Vec<ServicePort>,
     pub(super) opaque: Option<Ports>,
@@ -158,6 +162,9 @@ impl From<&core::Pod> for Pod {
             owner: Owner::of(meta),
             workload_by_itself: None,
             finished,
+            node: spec
+                .and_then(|spec| spec.node_name.clone())
+                .unwrap_or_default(),
             zone: label(meta, "topology.kubernetes.io/zone")
                 .unwrap_or_default()
                 .into(),
@@ -191,8 +198,10 @@ impl From<&core::Service> for Service {
             }
         }
         let ports_of = spec.iter().flat_map(|spec| spec.ports.iter().flatten());
+        let policy = spec.and_then(|spec| spec.internal_traffic_policy.as_deref());
         Self {
             cluster_ips,
+            same_node: policy == Some("Local"),
             ports: ports_of
                 .filter(|port| is_tcp(port.protocol.as_deref()))
                 .filter_map(|port| {

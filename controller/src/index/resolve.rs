@@ -12,6 +12,7 @@ use mesh_api::{
 
 use super::{
     destination::{Destination, Kind},
+    locality::Locality,
     objects::Objects,
     protocol::{Ports, hint, opaque_by_default},
     record::{Name, Pod, Service, ServicePort},
@@ -27,6 +28,16 @@ struct Target<'a> {
     port: &'a SlicePort,
     endpoint: &'a SliceEndpoint,
     pod: Option<(&'a Name, &'a Pod)>,
+}
+
+impl Target<'_> {
+    /// The node that it is on; empty where nobody says.
+    fn node(&self) -> &str {
+        match (self.endpoint.node.as_str(), self.pod) {
+            ("", Some((_, pod))) => &pod.node,
+            (node, _) => node,
+        }
+    }
 }
 
 /// What is in front of a pod's port.
@@ -97,6 +108,7 @@ impl Objects {
                 },
                 |pod| pod.workload.clone(),
             )),
+            node: pod.map(|pod| pod.node.clone()).unwrap_or_default(),
             zone: pod.map_or("", |pod| zone_of(name, pod, &slices)).into(),
         }
     }
@@ -120,7 +132,7 @@ impl Objects {
         service: &Service,
         port: &ServicePort,
     ) -> Destination {
-        let targets = self.targets(name, port, address.is_ipv4());
+        let targets = self.targets(name, service, port, address.is_ipv4());
         let opaque_target = opaque_by_default(port.port)
             || targets
                 .iter()
@@ -143,12 +155,7 @@ impl Objects {
                 None => Protocol::Detect,
             },
         };
-        let hints: BTreeMap<_, _> = targets
-            .iter()
-            .map(|target| (target.at, target.endpoint.hints.clone()))
-            .collect();
-        // One endpoint without a hint makes all of them void (KEP-2433): the hints are being worked out.
-        let all_hinted = hints.values().all(|zones| !zones.is_empty());
+        let locality = locality(service, &targets);
         Destination {
             address,
             kind: Kind::Service(service_port(name, port)),
@@ -160,13 +167,19 @@ impl Objects {
                     (target.at, endpoint)
                 })
                 .collect(),
-            hints: if all_hinted { hints } else { BTreeMap::new() },
+            locality,
         }
     }
 
     /// The endpoints of a Service's port that may be sent new connections: those that are ready; if there is
     /// none, those that still serve while they terminate.
-    fn targets(&self, name: &Name, port: &ServicePort, ipv4: bool) -> Vec<Target<'_>> {
+    fn targets(
+        &self,
+        name: &Name,
+        service: &Service,
+        port: &ServicePort,
+        ipv4: bool,
+    ) -> Vec<Target<'_>> {
         let slices = self
             .slices_by_service
             .of(name)
@@ -194,10 +207,13 @@ impl Objects {
                 }
             }
         }
-        let any_ready = targets.iter().any(|it| it.endpoint.state == State::Ready);
-        if any_ready {
-            targets.retain(|it| it.endpoint.state == State::Ready);
-        }
+        // Where clients may not leave their node, one that is ready elsewhere is of no use to them.
+        let choice = |it: &Target<'_>| service.same_node.then(|| it.node().to_owned());
+        let ready = targets
+            .iter()
+            .filter(|it| it.endpoint.state == State::Ready);
+        let ready: BTreeSet<_> = ready.map(choice).collect();
+        targets.retain(|it| it.endpoint.state == State::Ready || !ready.contains(&choice(it)));
         targets
     }
 
@@ -211,7 +227,7 @@ impl Objects {
             kind: Kind::Pod(pod.workload.clone()),
             protocol,
             endpoints: BTreeMap::from([(address, endpoint)]),
-            hints: BTreeMap::new(),
+            locality: Locality::default(),
         }
     }
 
@@ -361,6 +377,28 @@ fn zone_of<'a>(name: &Name, pod: &'a Pod, slices: &[&'a Slice]) -> &'a str {
         .unwrap_or_default()
 }
 
+fn locality(service: &Service, targets: &[Target<'_>]) -> Locality {
+    let nodes = targets.iter().map(|it| (it.at, it.node().to_owned()));
+    Locality {
+        same_node: service.same_node.then(|| nodes.collect()),
+        nodes: hints(targets, |endpoint| &endpoint.for_nodes),
+        zones: hints(targets, |endpoint| &endpoint.for_zones),
+    }
+}
+
+/// One endpoint without a hint makes all of them void (KEP-2433): the hints are being worked out.
+fn hints(
+    targets: &[Target<'_>],
+    of: impl Fn(&SliceEndpoint) -> &Vec<String>,
+) -> BTreeMap<SocketAddr, Vec<String>> {
+    let hints = targets.iter().map(|it| (it.at, of(it.endpoint).clone()));
+    let hints: BTreeMap<_, _> = hints.collect();
+    if hints.values().any(Vec::is_empty) {
+        return BTreeMap::new();
+    }
+    hints
+}
+
 fn outside(address: SocketAddr) -> Destination {
     Destination {
         address,
@@ -371,7 +409,7 @@ fn outside(address: SocketAddr) -> Destination {
             Protocol::Detect
         },
         endpoints: BTreeMap::new(),
-        hints: BTreeMap::new(),
+        locality: Locality::default(),
     }
 }
 

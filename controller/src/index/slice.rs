@@ -29,9 +29,12 @@ pub(super) struct SliceEndpoint {
     /// The pod that it says it is.
     pub(super) pod: Option<Name>,
     pub(super) state: State,
+    pub(super) node: String,
     pub(super) zone: String,
+    /// The nodes whose clients it is for.
+    pub(super) for_nodes: Vec<String>,
     /// The zones whose clients it is for.
-    pub(super) hints: Vec<String>,
+    pub(super) for_zones: Vec<String>,
 }
 
 /// Whether an endpoint may be sent new connections.
@@ -78,7 +81,9 @@ impl SliceEndpoint {
     fn of(endpoint: &discovery::Endpoint, namespace: &str) -> Option<Self> {
         let pod = endpoint.target_ref.as_ref();
         let pod = pod.filter(|target| target.kind.as_deref() == Some("Pod"));
-        let hints = endpoint.hints.iter().flat_map(|hints| &hints.for_zones);
+        let hints = endpoint.hints.as_ref();
+        let nodes = hints.and_then(|hints| hints.for_nodes.as_ref());
+        let zones = hints.and_then(|hints| hints.for_zones.as_ref());
         Some(Self {
             // "Consumers should only use the first" (API reference of EndpointSlice).
             ip: endpoint.addresses.first()?.parse().ok()?,
@@ -87,8 +92,18 @@ impl SliceEndpoint {
                 Name::new(namespace, target.name.as_deref().unwrap_or_default())
             }),
             state: State::of(endpoint.conditions.as_ref()),
+            node: endpoint.node_name.clone().unwrap_or_default(),
             zone: endpoint.zone.clone().unwrap_or_default(),
-            hints: hints.flatten().map(|zone| zone.name.clone()).collect(),
+            for_nodes: nodes
+                .into_iter()
+                .flatten()
+                .map(|node| node.name.clone())
+                .collect(),
+            for_zones: zones
+                .into_iter()
+                .flatten()
+                .map(|zone| zone.name.clone())
+                .collect(),
         })
     }
 }

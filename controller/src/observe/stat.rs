@@ -7,6 +7,7 @@
 //!   proxy, of which there are none, outbound reports of the proxies that call them.
 //! * A *service* is what its clients see: outbound reports of proxies that dialled it. Clients without a proxy
 //!   report nothing; what they sent is in the inbound reports of the service's pods as unmeshed.
+//! * A kubelet's *probes* count for nothing, nor are they an edge: only `mesh tap` shows them, and proxies' own metrics.
 //! * With *from*, rows are what that source calls, and with *to*, rows are the callers of that destination: both
 //!   from outbound reports only, because an inbound proxy knows its caller's identity and not its workload.
 
@@ -143,6 +144,8 @@ fn credited(pod: &Name, workload: &Workload, peer: &Peer, scope: &Scope) -> Vec<
     let outbound = peer.direction == Direction::Outbound;
     let mut rows = Vec::new();
     match scope {
+        // What the kubelet asks says nothing of what users get, nor of how their traffic is secured.
+        _ if peer.security == Security::Probe => {}
         Scope::All if outbound => {
             rows.extend(peer.service.as_ref().map(Resource::service));
             if peer_is_silent(peer) {

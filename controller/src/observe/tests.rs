@@ -91,7 +91,8 @@ fn requests(
     }
 }
 
-/// One second of: the client calls web (20, secured) and db (5); web gets those and 3 from outside of the mesh.
+/// One second of: the client calls web (20, secured) and db (5); web gets those and 3 from outside of the mesh. A
+/// kubelet probes it, too, which is nobody's traffic.
 fn traffic(store: &mut Store, now: Instant) {
     let report = |requests: Vec<RequestStats>| TelemetryReport {
         window_ms: 1000,
@@ -121,6 +122,7 @@ fn traffic(store: &mut Store, now: Instant) {
     let server = report(vec![
         requests(Direction::Inbound, None, Security::Mtls, true, 20),
         requests(Direction::Inbound, None, Security::PeerNotMeshed, true, 3),
+        requests(Direction::Inbound, None, Security::Probe, true, 7),
     ]);
     store.record(
         &Name::new("shop", "client-1"),

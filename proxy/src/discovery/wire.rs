@@ -87,6 +87,7 @@ pub(super) fn inbound(wire: v1::Inbound) -> Result<Inbound, WireError> {
     Ok(Inbound {
         workload: wire.workload.unwrap_or_default(),
         zone: wire.zone,
+        node: wire.node,
         ports: ports.collect::<Result<_, _>>()?,
     })
 }
@@ -139,6 +140,7 @@ impl From<&Inbound> for v1::Inbound {
             workload: Some(inbound.workload.clone()),
             ports: ports.collect(),
             zone: inbound.zone.clone(),
+            node: inbound.node.clone(),
         }
     }
 }

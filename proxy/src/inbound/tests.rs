@@ -122,6 +122,25 @@ async fn a_foreign_certificate_reaches_no_app() {
     LocalSet::new().run_until(test).await;
 }
 
+/// As Kubernetes 1.36 sends them, and what may look like one.
+#[test]
+fn a_probe_says_that_it_is_one() {
+    let request = |agent: &str| {
+        format!(
+            "GET /ready HTTP/1.1\r\nHost: 10.244.1.7:8080\r\nUser-Agent: {agent}\r\nAccept: */*\r\nConnection: close\r\n\r\n"
+        )
+    };
+    assert!(is_probe(request("kube-probe/1.36").as_bytes()));
+    for other in [
+        request("curl/8"),
+        request("not-kube-probe/1"),
+        "GET /kube-probe/ HTTP/1.1\r\n\r\n".to_owned(),
+        String::new(),
+    ] {
+        assert!(!is_probe(other.as_bytes()), "{other}");
+    }
+}
+
 #[tokio::test]
 async fn a_caller_without_a_proxy_is_served_too() {
     let test = async {

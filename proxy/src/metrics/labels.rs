@@ -42,6 +42,7 @@ impl Labels {
             Security::Outside => ("no_identity", "outside_of_the_mesh"),
             Security::AppTls => ("opaque", ""),
             Security::Loopback => ("loopback", ""),
+            Security::Probe => ("no_identity", "probe"),
             Security::Unspecified => ("disabled", ""),
         };
         labels.push("tls", tls);

@@ -4,7 +4,7 @@ use mesh_api::v1::{Endpoint, Protocol};
 use proptest::prelude::*;
 
 use super::*;
-use crate::index::Kind;
+use crate::index::{Kind, Locality};
 
 fn address() -> SocketAddr {
     "10.96.0.1:80".parse().unwrap()
@@ -37,7 +37,10 @@ fn hinted(bits: u8, zones: Option<u8>) -> Arc<Destination> {
         address: address(),
         kind: Kind::Outside,
         protocol: Protocol::Detect,
-        hints: hints.collect(),
+        locality: Locality {
+            zones: hints.collect(),
+            ..Locality::default()
+        },
         endpoints,
     })
 }
@@ -79,20 +82,20 @@ fn take(update: DiscoveryUpdate, known: &mut BTreeMap<SocketAddr, Endpoint>) {
 }
 
 proptest! {
-    /// However slow the proxy is, once it has caught up it knows the current state as far as it concerns its zone;
+    /// However slow the proxy is, once it has caught up it knows the current state as far as it concerns its place;
     /// and it is never sent more than one update for what piled up.
     #[test]
     fn slow_proxies_catch_up(steps in prop::collection::vec((any::<u8>(), any::<Option<u8>>(), any::<u8>(), any::<bool>()), 1..100)) {
         let mut outbox = Outbox::default();
-        let (mut current, mut known, mut zone) = (destination(0), BTreeMap::new(), String::new());
+        let (mut current, mut known, mut place) = (destination(0), BTreeMap::new(), Place::default());
         outbox.subscribe(Arc::clone(&current));
         for (bits, zones, other_zone, reads) in steps {
             let next = hinted(bits, zones);
             outbox.change(&change(&current, &next));
             current = next;
             if let 0..=9 = other_zone {
-                zone = (other_zone % 3).to_string();
-                outbox.inbound(Arc::new(Inbound { zone: zone.clone(), ..Inbound::default() }));
+                place.zone = (other_zone % 3).to_string();
+                outbox.inbound(Arc::new(Inbound { zone: place.zone.clone(), ..Inbound::default() }));
                 prop_assert!(matches!(outbox.next().unwrap().kind, Some(discovery_update::Kind::Inbound(_))));
             }
             if reads {
@@ -100,7 +103,7 @@ proptest! {
                     take(update, &mut known);
                 }
                 prop_assert!(outbox.next().is_none());
-                prop_assert_eq!(&known, &current.within(&zone).endpoints);
+                prop_assert_eq!(&known, &current.within(&place).endpoints);
             }
         }
     }

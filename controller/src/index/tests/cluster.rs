@@ -304,43 +304,102 @@ fn an_address_belongs_to_the_pod_that_lives() {
     assert!(endpoints(&mut index, "10.96.0.10:80").is_empty());
 }
 
+/// A slice of pods `a` on node `n1` in zone `z1`, and `b` on node `n2` in `z2`; `endpoints` has what else each says.
+fn placed(endpoints: [Value; 2]) -> Event {
+    let places = [
+        json!({"addresses": ["10.244.0.2"], "nodeName": "n1", "zone": "z1", "targetRef": {"kind": "Pod", "name": "a"}}),
+        json!({"addresses": ["10.244.0.3"], "nodeName": "n2", "zone": "z2", "targetRef": {"kind": "Pod", "name": "b"}}),
+    ];
+    let endpoints: Vec<Value> = places
+        .into_iter()
+        .zip(endpoints)
+        .map(|(mut endpoint, more)| {
+            json_merge(&mut endpoint, more);
+            endpoint
+        })
+        .collect();
+    applied(json!({
+        "kind": "EndpointSlice", "addressType": "IPv4",
+        "metadata": {"namespace": "shop", "name": "web-1", "labels": {"kubernetes.io/service-name": "web"}},
+        "ports": [{"name": "http", "port": 8080}], "endpoints": endpoints,
+    }))
+}
+
+fn json_merge(into: &mut Value, more: Value) {
+    if let (Some(into), Value::Object(more)) = (into.as_object_mut(), more) {
+        into.extend(more);
+    }
+}
+
+/// The pods that a client is told of.
+fn seen_from(index: &mut Index, node: &str, zone: &str) -> Vec<String> {
+    let place = Place {
+        node: node.into(),
+        zone: zone.into(),
+    };
+    let web = index.watch_destination(at("10.96.0.10:80")).within(&place);
+    web.endpoints
+        .values()
+        .map(|endpoint| endpoint.pod.clone())
+        .collect()
+}
+
+/// `{"forZones": [{"name": "z1"}]}` and the like.
+fn hints(kind: &str, names: &[&str]) -> Value {
+    let names: Vec<Value> = names.iter().map(|name| json!({"name": name})).collect();
+    json!({"hints": {kind: names}})
+}
+
 #[test]
 fn clients_use_the_endpoints_for_their_zone() {
-    let hinted = |hints: [&[&str]; 2]| {
-        let endpoints: Vec<Value> = hints
-            .iter()
-            .zip([("10.244.0.2", "a"), ("10.244.0.3", "b")])
-            .map(|(zones, (ip, pod))| {
-                let zones: Vec<Value> = zones.iter().map(|zone| json!({"name": zone})).collect();
-                json!({"addresses": [ip], "zone": "z1", "hints": {"forZones": zones}, "targetRef": {"kind": "Pod", "name": pod}})
-            })
-            .collect();
-        applied(json!({
-            "kind": "EndpointSlice", "addressType": "IPv4",
-            "metadata": {"namespace": "shop", "name": "web-1", "labels": {"kubernetes.io/service-name": "web"}},
-            "ports": [{"name": "http", "port": 8080}], "endpoints": endpoints,
-        }))
-    };
     let mut index = shop();
-    let mut seen = |hints, zone: &str| {
-        index.apply(hinted(hints));
-        let web = index.watch_destination(at("10.96.0.10:80")).within(zone);
-        web.endpoints
-            .keys()
-            .map(|at| at.ip().to_string())
-            .collect::<Vec<_>>()
+    let mut seen = |[a, b]: [&[&str]; 2], zone: &str| {
+        index.apply(placed([hints("forZones", a), hints("forZones", b)]));
+        seen_from(&mut index, "n9", zone)
     };
-    let (a, b) = ("10.244.0.2", "10.244.0.3");
-    assert_eq!(seen([&["z1"], &["z2"]], "z2"), [b]);
-    assert_eq!(seen([&["z1"], &["z2", "z1"]], "z1"), [a, b]);
-    assert_eq!(seen([&["z1"], &["z2"]], "z3"), [a, b], "none is for it");
+    assert_eq!(seen([&["z1"], &["z2"]], "z2"), ["b"]);
+    assert_eq!(seen([&["z1"], &["z2", "z1"]], "z1"), ["a", "b"]);
+    assert_eq!(seen([&["z1"], &["z2"]], "z3"), ["a", "b"], "none is for it");
     assert_eq!(
         seen([&["z1"], &["z2"]], ""),
-        [a, b],
+        ["a", "b"],
         "its zone is not known"
     );
-    assert_eq!(seen([&["z1"], &[]], "z1"), [a, b], "not all have hints");
+    assert_eq!(seen([&["z1"], &[]], "z1"), ["a", "b"], "not all have hints");
 
     // The pod has no label that says so; its endpoint tells where it is.
     assert_eq!(index.watch_inbound(&Name::new("shop", "a")).zone, "z1");
+}
+
+#[test]
+fn clients_use_the_endpoints_for_their_node_before_those_for_their_zone() {
+    let mut index = shop();
+    let both = |node: &str, zone: &str| json!({"hints": {"forNodes": [{"name": node}], "forZones": [{"name": zone}]}});
+    index.apply(placed([both("n1", "z1"), both("n2", "z2")]));
+    assert_eq!(seen_from(&mut index, "n1", "z2"), ["a"]);
+    assert_eq!(seen_from(&mut index, "n9", "z2"), ["b"], "none on its node");
+    assert_eq!(seen_from(&mut index, "n9", "z9"), ["a", "b"]);
+}
+
+#[test]
+fn a_service_with_a_local_policy_is_what_is_on_the_clients_node() {
+    let mut index = shop();
+    let with_policy = |policy: &str| {
+        applied(json!({
+            "kind": "Service", "metadata": {"namespace": "shop", "name": "web"},
+            "spec": {"clusterIPs": ["10.96.0.10"], "internalTrafficPolicy": policy, "ports": [{"name": "http", "port": 80}]},
+        }))
+    };
+    index.apply(with_policy("Local"));
+    index.apply(placed([json!({}), json!({})]));
+    assert_eq!(seen_from(&mut index, "n1", ""), ["a"]);
+    assert_eq!(seen_from(&mut index, "n9", ""), [""; 0], "none is there");
+    assert_eq!(seen_from(&mut index, "", ""), [""; 0], "nobody knows where");
+
+    // What is ready elsewhere does not help; what terminates here does.
+    let ends = json!({"conditions": {"ready": false, "serving": true, "terminating": true}});
+    index.apply(placed([ends, json!({})]));
+    assert_eq!(seen_from(&mut index, "n1", ""), ["a"]);
+    index.apply(with_policy("Cluster"));
+    assert_eq!(seen_from(&mut index, "n1", ""), ["b"]);
 }

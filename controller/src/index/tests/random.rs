@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::Ipv4Addr, time::Instant};
 
-use k8s_openapi::api::discovery::v1::{EndpointHints, ForZone};
+use k8s_openapi::api::discovery::v1::{EndpointHints, ForNode, ForZone};
 use proptest::prelude::*;
 
 use super::*;
@@ -94,12 +94,17 @@ fn random_event(kind: u8, name: u8, bits: [u8; 6]) -> (ObjectKey, Event) {
                         endpoint.target_ref = None;
                     }
                     if bits[5].is_multiple_of(3) {
-                        let zone = format!("z{}", bits[5] % 2);
+                        let place = format!("z{}", bits[5] % 2);
                         endpoint.hints = Some(EndpointHints {
-                            for_zones: Some(vec![ForZone { name: zone.clone() }]),
-                            ..EndpointHints::default()
+                            for_nodes: Some(vec![ForNode {
+                                name: place.clone(),
+                            }]),
+                            for_zones: Some(vec![ForZone {
+                                name: place.clone(),
+                            }]),
                         });
-                        endpoint.zone = Some(zone);
+                        endpoint.node_name = Some(place.clone());
+                        endpoint.zone = Some(place);
                     }
                 }
             }
@@ -152,7 +157,7 @@ proptest! {
                             mirror.endpoints.insert(at, endpoint.clone());
                         }
                         delta.remove.iter().for_each(|at| { mirror.endpoints.remove(at); });
-                        mirror.hints.clone_from(&change.after.hints);
+                        mirror.locality.clone_from(&change.after.locality);
                     }
                 }
             }

@@ -389,6 +389,7 @@ fn this_pod() {
             service: Some(service.clone()),
         }],
         zone: "a".into(),
+        node: "n".into(),
     };
     world.set_inbound(inbound.clone()).unwrap();
     let known = receiver.borrow_and_update().clone();
@@ -397,8 +398,8 @@ fn this_pod() {
         service: Some(Arc::new(service)),
     };
     assert_eq!(
-        (known.ports.get(&8080), known.zone.as_str()),
-        (Some(&port), "a")
+        (known.ports.get(&8080), &*known.zone, &*known.node),
+        (Some(&port), "a", "n")
     );
     assert_eq!(v1::Inbound::from(&*known), inbound);
     world.set_inbound(inbound.clone()).unwrap();
