@@ -91,7 +91,7 @@ pub(crate) fn run(args: &CompareArgs) -> anyhow::Result<()> {
                 bar.set_message(format!("{} {what}", peer.name));
                 bar.inc(1);
             };
-            let round = run_peer(peer, &mesh, &scenarios, args, &mut results, step);
+            let round = run_peer(peer, &mesh, &scenarios, args, round, &mut results, step);
             if let Err(error) = round {
                 // The others' figures are not worth less.
                 bar.suspend(|| eprintln!("{} is left out: {error:#}", peer.name));
@@ -117,6 +117,7 @@ fn run_peer(
     mesh: &Binaries,
     scenarios: &[Scenario],
     args: &CompareArgs,
+    round: usize,
     results: &mut Results,
     step: impl Fn(&str),
 ) -> anyhow::Result<()> {
@@ -130,8 +131,11 @@ fn run_peer(
         let measured = scenario.run(&mut running).context(scenario.name)?;
         results.add(scenario.name, &peer.name, measured);
     }
+    drop(running);
     step("at rest");
-    if !args.no_footprint {
+    // Once is enough: memory does not depend on what else the machine does.
+    if round == 0 && peer.proxies.is_some() && !args.no_footprint {
+        let mut running = Running::start(peer, mesh).context("starting it again")?;
         let footprint =
             Footprint::measure(peer, &mut running, args.quick).context("its footprint")?;
         results.add_footprint(&peer.name, footprint);

