@@ -76,3 +76,19 @@ impl Spread {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_of_an_even_number_is_between_the_two_in_the_middle() {
+        let spread = Spread::of(&[4.0, 1.0, 3.0, 100.0], |value| *value).unwrap();
+        assert_eq!((spread.min, spread.median, spread.max), (1.0, 3.5, 100.0));
+    }
+
+    #[test]
+    fn nothing_has_no_spread() {
+        assert!(Spread::of::<f64>(&[], |value| *value).is_none());
+    }
+}

@@ -128,3 +128,49 @@ fn row(line: &str) -> Option<(String, Cost)> {
     };
     Some((name.to_owned(), cost))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_is_read_as_it_is_written() {
+        let row = row("| `path/get/mtls` | both, with mutual TLS | 70123 | 21.50 |").unwrap();
+        let cost = Cost {
+            instructions: 70_123.0,
+            allocations: 21.5,
+        };
+        assert_eq!(row, ("path/get/mtls".to_owned(), cost));
+    }
+
+    #[test]
+    fn headings_are_no_rows() {
+        assert_eq!(row("| operation | | instructions | allocations |"), None);
+        assert_eq!(row("|---|---|---|---|"), None);
+    }
+
+    #[test]
+    fn only_more_than_the_tolerance_is_worse() {
+        let cost = |instructions| Cost {
+            instructions,
+            allocations: 10.0,
+        };
+        let table = Table {
+            path: PathBuf::new(),
+            text: String::new(),
+            accepted: BTreeMap::from([("route".to_owned(), cost(1000.0))]),
+        };
+        assert!(
+            table
+                .worse(&BTreeMap::from([("route", cost(1049.0))]))
+                .is_empty()
+        );
+        assert_eq!(
+            table
+                .worse(&BTreeMap::from([("route", cost(1052.0))]))
+                .len(),
+            1
+        );
+        assert_eq!(table.worse(&BTreeMap::from([("new", cost(1.0))])).len(), 1);
+    }
+}
