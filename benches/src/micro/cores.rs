@@ -7,13 +7,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::BytesMut;
 use http::{Method, Request, Response, StatusCode};
 use mesh_api::{Sketch, v1};
 use mesh_proxy::{
     balance::{BalanceConfig, Balancer, BudgetConfig, Outcome, RetryBudget},
     detect,
     discovery::Discovery,
-    http::bench::{Framing, is_head_fine, rewrite_request, rewrite_response},
+    http::bench::{self, Client, rewrite_request, rewrite_response},
     metrics::{self, Metrics, PeerLabels, RequestRecord, WorkerMetrics},
 };
 
@@ -48,31 +49,38 @@ pub(super) fn detect_tls(operations: u64) -> u64 {
     })
 }
 
-pub(super) fn guard_get(operations: u64) -> u64 {
-    let mut framing = Framing::default();
-    counted(operations, |_| {
-        assert_eq!(framing.advance(black_box(HEAD)), HEAD.len());
-    })
+pub(super) fn read_get(operations: u64) -> u64 {
+    read_requests(operations, HEAD)
 }
 
-pub(super) fn guard_post(operations: u64) -> u64 {
+pub(super) fn read_post(operations: u64) -> u64 {
     let mut request = b"POST /users HTTP/1.1\r\nHost: users\r\nContent-Type: application/json\r\n\
         Transfer-Encoding: chunked\r\n\r\n400\r\n"
         .to_vec();
     request.extend([b'x'; 1024]);
     request.extend(b"\r\n0\r\n\r\n");
-    let mut framing = Framing::default();
+    read_requests(operations, &request)
+}
+
+fn read_requests(operations: u64, request: &[u8]) -> u64 {
+    let (mut client, mut held) = (Client::default(), BytesMut::new());
     counted(operations, |_| {
-        // The head passes first, so that hyper can ask for the body.
-        let mut passed = 0;
-        while passed < request.len() {
-            passed += framing.advance(black_box(&request[passed..]));
-        }
+        held.extend_from_slice(black_box(request));
+        assert!(client.read(&mut held));
     })
 }
 
-pub(super) fn head_check(operations: u64) -> u64 {
-    counted(operations, |_| assert!(is_head_fine(black_box(HEAD))))
+pub(super) fn read_response(operations: u64) -> u64 {
+    let mut response =
+        b"HTTP/1.1 200 OK\r\nServer: nginx\r\nDate: Sun, 29 Nov 2026 10:00:00 GMT\r\n\
+        Content-Type: text/plain\r\nContent-Length: 1000\r\nConnection: keep-alive\r\n\r\n"
+            .to_vec();
+    response.extend([b'x'; 1000]);
+    let mut held = BytesMut::new();
+    counted(operations, |_| {
+        held.extend_from_slice(black_box(&response));
+        assert!(bench::read_response(&mut held));
+    })
 }
 
 pub(super) fn rewrite_request_head(operations: u64) -> u64 {

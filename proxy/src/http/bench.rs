@@ -1,30 +1,44 @@
-//! The pure cores of the request path, for the benchmarks: what hyper does not do.
+//! The pure cores of the request path, for the benchmarks.
 
-use http::{Version, request, response};
+use bytes::BytesMut;
+use http::{Method, Version, request, response};
 
-use super::framing::Conversation;
-use super::{head, headers};
+use super::h1::request::{Event, Requests};
+use super::h1::response::Responses;
+use super::headers;
 
-/// Follows the framing of a client's bytes, as the guard before hyper does.
+/// Reads the requests of a client.
 #[derive(Debug)]
-pub struct Framing(Conversation);
+pub struct Client(Requests);
 
-impl Default for Framing {
+impl Default for Client {
     fn default() -> Self {
-        Self(Conversation::new())
+        Self(Requests::new())
     }
 }
 
-impl Framing {
-    /// How many of these bytes may pass.
-    pub fn advance(&mut self, bytes: &[u8]) -> usize {
-        self.0.advance(bytes).0
+impl Client {
+    /// Takes all that is in `bytes`. False where it is malformed.
+    pub fn read(&mut self, bytes: &mut BytesMut) -> bool {
+        loop {
+            match self.0.next(bytes) {
+                Ok(Event::More) => return true,
+                Ok(_) => {}
+                Err(_) => return false,
+            }
+        }
     }
 }
 
-/// Whether a complete HTTP/1.x head is one that every recipient reads the same way.
-pub fn is_head_fine(bytes: &[u8]) -> bool {
-    head::check(bytes).is_ok()
+/// Reads the whole response to a GET. False where it is malformed.
+pub fn read_response(bytes: &mut BytesMut) -> bool {
+    let mut responses = Responses::to(&Method::GET);
+    while !responses.is_complete() {
+        if responses.next(bytes).is_err() {
+            return false;
+        }
+    }
+    true
 }
 
 /// All that the outbound proxy changes in a request without a body, on its way to another proxy.
