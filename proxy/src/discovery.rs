@@ -5,6 +5,8 @@
 //! ([`Cache`]), and also of addresses that were not used for so long that their subscription has ended. An
 //! address that is not known yet has no snapshot: readers decide how long to wait.
 
+#[cfg(feature = "bench")]
+mod bench;
 mod cache;
 mod remembered;
 mod stream;

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::{
-    report::{Results, median},
+    results::{Results, Spread},
     scenario::Scenario,
 };
 
@@ -15,14 +15,11 @@ pub(super) fn draw(scenarios: &[Scenario], results: &Results) -> String {
     let mut body = String::new();
     let mut y = 30;
     for scenario in scenarios {
-        let Some(peers) = results.get(scenario.name) else {
-            continue;
+        let cpu = |peer: &String| {
+            let spread = Spread::of(results.runs(scenario.name, peer)?, |run| run.cpu_us)?;
+            Some((peer.clone(), spread.median)).filter(|(_, cpu)| *cpu > 0.0)
         };
-        let mut bars: Vec<_> = peers
-            .iter()
-            .filter(|(name, _)| *name != "direct")
-            .map(|(name, runs)| (name, median(runs, |run| run.cpu_us)))
-            .collect();
+        let mut bars: Vec<_> = results.peers().iter().filter_map(cpu).collect();
         bars.sort_by(|a, b| a.1.total_cmp(&b.1));
         let longest = bars.iter().map(|bar| bar.1).fold(1e-9, f64::max);
         let _ = write!(

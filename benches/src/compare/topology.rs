@@ -3,15 +3,12 @@
 //! The node routes; each pod has one veth. Everything is seen only inside of the private mount and
 //! network namespaces that `enter` makes, so nothing is left when the process ends.
 
-use std::{
-    net::Ipv4Addr,
-    process::{Child, Command, Stdio},
-};
+use std::{fs::File, net::Ipv4Addr, process::Command};
 
 use anyhow::{Context as _, bail};
 use nix::{
     mount::{MsFlags, mount},
-    sched::{CloneFlags, unshare},
+    sched::{CloneFlags, setns, unshare},
 };
 
 /// The node's address: the controller listens here.
@@ -43,11 +40,21 @@ impl Pod {
         }
     }
 
-    /// A command that runs inside of the pod.
-    pub(crate) fn command(self, program: &str) -> Command {
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", self.name(), program]);
-        command
+    /// Does something on a thread in the pod's network namespace: what is started there, stays there.
+    ///
+    /// A program such as `ip netns exec` before each process would be part of the time that it takes to
+    /// get ready.
+    pub(crate) fn enter<T: Send>(self, work: impl FnOnce() -> T + Send) -> anyhow::Result<T> {
+        let namespace = File::open(format!("/run/netns/{}", self.name()))?;
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(move || {
+                setns(namespace, CloneFlags::CLONE_NEWNET).context("entering a pod's namespace")?;
+                Ok(work())
+            });
+            thread
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
     }
 }
 
@@ -100,98 +107,4 @@ fn ip(arguments: &str) -> anyhow::Result<()> {
         );
     }
     Ok(())
-}
-
-/// A process that ends with this value.
-#[derive(Debug)]
-pub(crate) struct Process {
-    child: Child,
-    what: String,
-}
-
-impl Process {
-    /// Starts a process; its output goes to `log`.
-    pub(crate) fn start(
-        what: &str,
-        mut command: Command,
-        log: std::fs::File,
-    ) -> anyhow::Result<Self> {
-        let child = command
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()
-            .with_context(|| format!("starting {what}: {command:?}"))?;
-        Ok(Self {
-            child,
-            what: what.to_owned(),
-        })
-    }
-
-    /// Fails when the process is gone.
-    pub(crate) fn alive(&mut self) -> anyhow::Result<()> {
-        match self.child.try_wait()? {
-            None => Ok(()),
-            Some(status) => bail!("{} ended ({status})", self.what),
-        }
-    }
-
-    /// Its own accounting; children are included (`ip netns exec` replaces itself by the command).
-    pub(crate) fn usage(&self) -> anyhow::Result<Usage> {
-        Usage::of_tree(self.child.id())
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        // Children of the process (workers of nginx) end with it on SIGTERM.
-        let pid = nix::unistd::Pid::from_raw(self.child.id() as i32);
-        nix::sys::signal::kill(pid, nix::sys::signal::SIGTERM).ok();
-        for _ in 0..100 {
-            if matches!(self.child.try_wait(), Ok(Some(_))) {
-                return;
-            }
-            std::thread::sleep(std::time::Duration::from_millis(20));
-        }
-        self.child.kill().ok();
-        self.child.wait().ok();
-    }
-}
-
-/// What a process has used so far.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Usage {
-    /// On a CPU, nanoseconds (user and kernel, all threads).
-    pub(crate) cpu_ns: u64,
-    /// Resident now, bytes.
-    pub(crate) rss: u64,
-}
-
-impl Usage {
-    fn of_tree(pid: u32) -> anyhow::Result<Self> {
-        let mut usage = Self::of_process(pid)?;
-        for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
-            let children = task?.path().join("children");
-            for child in std::fs::read_to_string(children)?.split_whitespace() {
-                let child = Self::of_tree(child.parse()?)?;
-                usage.cpu_ns += child.cpu_ns;
-                usage.rss += child.rss;
-            }
-        }
-        Ok(usage)
-    }
-
-    fn of_process(pid: u32) -> anyhow::Result<Self> {
-        let mut usage = Self::default();
-        for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
-            // Nanoseconds, where /proc/PID/stat counts ticks of 10 ms.
-            let text = std::fs::read_to_string(task?.path().join("schedstat"))?;
-            usage.cpu_ns += text.split(' ').next().unwrap_or("0").parse::<u64>()?;
-        }
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kib: u64 = line.unwrap_or("0").trim().trim_end_matches(" kB").parse()?;
-        usage.rss = kib * 1024;
-        Ok(usage)
-    }
 }

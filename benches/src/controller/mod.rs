@@ -64,7 +64,8 @@ pub(crate) fn run(args: &ControllerArgs) -> anyhow::Result<()> {
     })?;
     // A provider that somebody else has installed is the same one.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    raise_open_files()?;
+    // Two sockets a proxy are more than the usual 1024.
+    crate::open_files::raise()?;
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -217,11 +218,4 @@ async fn fan_out(objects: &Objects, arrivals: &Arrivals, proxies: usize) -> anyh
         ms(&lasts, 99)
     );
     Ok(())
-}
-
-/// Two sockets a proxy are more than the usual 1024.
-fn raise_open_files() -> anyhow::Result<()> {
-    use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).context("raising the limit of open files")
 }

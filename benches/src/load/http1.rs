@@ -1,30 +1,40 @@
-//! HTTP/1.1 by hand: the generator shares two cores with what it measures, so it must cost little.
+//! HTTP/1.1 load: closed and open loops.
 
 use std::{cell::RefCell, collections::VecDeque, rc::Rc, time::Duration};
 
-use anyhow::{Context as _, bail};
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
-    sync::Notify,
-    task::JoinSet,
-    time::Instant,
+use nix::sys::{
+    time::TimeSpec,
+    timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags},
 };
+use tokio::{io::AsyncReadExt as _, net::unix::pipe, sync::Notify, task::JoinSet, time::Instant};
 
-use super::{LoadArgs, Tally};
+use super::{LoadArgs, Tally, connection::Connection};
 
 /// Keep-alive connections, each with one request in flight.
 pub(super) async fn closed(args: &LoadArgs, length: Duration) -> anyhow::Result<Tally> {
+    keep_alive(args, length, async |connection| connection.get().await).await
+}
+
+/// The same with POSTs in two segments: where somebody waits for an acknowledgement between them, it shows.
+pub(super) async fn post(args: &LoadArgs, length: Duration) -> anyhow::Result<Tally> {
+    keep_alive(args, length, async |connection| connection.post().await).await
+}
+
+async fn keep_alive(
+    args: &LoadArgs,
+    length: Duration,
+    request: impl AsyncFn(&mut Connection) -> anyhow::Result<usize> + Copy + 'static,
+) -> anyhow::Result<Tally> {
+    let connections = open_all(args).await?;
     let end = Instant::now() + length;
     let mut workers = JoinSet::new();
-    for _ in 0..args.concurrency {
+    for mut connection in connections {
         let args = args.clone();
         workers.spawn_local(async move {
-            let mut connection = Connection::open(&args).await?;
             let mut tally = Tally::default();
             while Instant::now() < end {
                 let start = Instant::now();
-                match connection.request().await {
+                match request(&mut connection).await {
                     Ok(body) => tally.done(start.elapsed(), body),
                     Err(_) => {
                         tally.errors += 1;
@@ -40,13 +50,13 @@ pub(super) async fn closed(args: &LoadArgs, length: Duration) -> anyhow::Result<
 
 /// Requests leave on a schedule; a free connection takes the oldest one that is due.
 pub(super) async fn open(args: &LoadArgs, length: Duration) -> anyhow::Result<Tally> {
+    let connections = open_all(args).await?;
     let due = Rc::new(RefCell::new(VecDeque::<Option<Instant>>::new()));
     let wake = Rc::new(Notify::new());
     let mut workers = JoinSet::new();
-    for _ in 0..args.concurrency {
+    for mut connection in connections {
         let (args, due, wake) = (args.clone(), due.clone(), wake.clone());
         workers.spawn_local(async move {
-            let mut connection = Connection::open(&args).await?;
             let mut tally = Tally::default();
             loop {
                 let next = due.borrow_mut().pop_front();
@@ -58,7 +68,7 @@ pub(super) async fn open(args: &LoadArgs, length: Duration) -> anyhow::Result<Ta
                     Some(None) => return anyhow::Ok(tally),
                     Some(Some(intended)) => intended,
                 };
-                match connection.request().await {
+                match connection.get().await {
                     Ok(body) => tally.done(intended.elapsed(), body),
                     Err(_) => {
                         tally.errors += 1;
@@ -68,13 +78,26 @@ pub(super) async fn open(args: &LoadArgs, length: Duration) -> anyhow::Result<Ta
             }
         });
     }
-    let start = Instant::now();
     let gap = Duration::from_secs_f64(1.0 / args.rate as f64);
-    for number in 0..(length.as_secs_f64() * args.rate as f64) as u32 {
-        let intended = start + gap * number;
-        tokio::time::sleep_until(intended).await;
-        due.borrow_mut().push_back(Some(intended));
-        wake.notify_one();
+    let last = (length.as_secs_f64() * args.rate as f64) as u32;
+    // tokio's timers have steps of a millisecond, which would be most of the latency.
+    let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_NONBLOCK)?;
+    timer.set(
+        Expiration::Interval(TimeSpec::from_duration(gap)),
+        TimerSetTimeFlags::empty(),
+    )?;
+    let start = Instant::now();
+    // What is read like a pipe: eight bytes each time it has expired.
+    let mut timer = pipe::Receiver::from_owned_fd_unchecked(timer.into())?;
+    let mut sent = 0;
+    while sent < last {
+        timer.read_exact(&mut [0; 8]).await?;
+        // Where this process itself was late, several are due; each has its own time.
+        while sent < last && start + gap * (sent + 1) <= Instant::now() {
+            sent += 1;
+            due.borrow_mut().push_back(Some(start + gap * sent));
+            wake.notify_one();
+        }
     }
     due.borrow_mut()
         .extend(std::iter::repeat_n(None, args.concurrency));
@@ -96,7 +119,7 @@ pub(super) async fn connect(args: &LoadArgs, length: Duration) -> anyhow::Result
             let mut tally = Tally::default();
             while Instant::now() < end {
                 let start = Instant::now();
-                let answer = async { Connection::open(&args).await?.request().await }.await;
+                let answer = async { Connection::open(&args).await?.get().await }.await;
                 match answer {
                     Ok(body) => tally.done(start.elapsed(), body),
                     Err(_) => tally.errors += 1,
@@ -108,76 +131,19 @@ pub(super) async fn connect(args: &LoadArgs, length: Duration) -> anyhow::Result
     collect(workers).await
 }
 
+/// Before the time begins: a thousand connections take a while.
+async fn open_all(args: &LoadArgs) -> anyhow::Result<Vec<Connection>> {
+    let mut connections = Vec::with_capacity(args.concurrency);
+    for _ in 0..args.concurrency {
+        connections.push(Connection::open(args).await?);
+    }
+    Ok(connections)
+}
+
 async fn collect(mut workers: JoinSet<anyhow::Result<Tally>>) -> anyhow::Result<Tally> {
     let mut total = Tally::default();
     while let Some(tally) = workers.join_next().await {
-        total.add(&tally??);
+        total.add(tally??);
     }
     Ok(total)
-}
-
-struct Connection {
-    stream: TcpStream,
-    request: Vec<u8>,
-    buffer: Vec<u8>,
-}
-
-impl Connection {
-    async fn open(args: &LoadArgs) -> anyhow::Result<Self> {
-        let stream = TcpStream::connect(args.address)
-            .await
-            .with_context(|| format!("connecting to {}", args.address))?;
-        stream.set_nodelay(true)?;
-        let request = format!(
-            "GET {} HTTP/1.1\r\nhost: {}\r\n\r\n",
-            args.path, args.address
-        );
-        Ok(Self {
-            stream,
-            request: request.into_bytes(),
-            buffer: Vec::with_capacity(128 * 1024),
-        })
-    }
-
-    /// One request; the length of the response's body. Only a 200 with Content-Length is an answer.
-    async fn request(&mut self) -> anyhow::Result<usize> {
-        self.stream.write_all(&self.request).await?;
-        self.buffer.clear();
-        let (head, body) = loop {
-            if self.stream.read_buf(&mut self.buffer).await? == 0 {
-                bail!("closed before the response's head");
-            }
-            if let Some(end) = find(&self.buffer, b"\r\n\r\n") {
-                break (end + 4, content_length(&self.buffer[..end])?);
-            }
-        };
-        if !self.buffer.starts_with(b"HTTP/1.1 200") {
-            bail!("{}", String::from_utf8_lossy(&self.buffer[..head]));
-        }
-        let mut missing = (head + body).saturating_sub(self.buffer.len());
-        while missing > 0 {
-            self.buffer.clear();
-            let read = self.stream.read_buf(&mut self.buffer).await?;
-            if read == 0 {
-                bail!("closed with {missing} bytes of the body missing");
-            }
-            missing = missing.saturating_sub(read);
-        }
-        Ok(body)
-    }
-}
-
-fn content_length(head: &[u8]) -> anyhow::Result<usize> {
-    for line in head.split(|byte| *byte == b'\n') {
-        if line.len() > 15 && line[..15].eq_ignore_ascii_case(b"content-length:") {
-            return Ok(std::str::from_utf8(&line[15..])?.trim().parse()?);
-        }
-    }
-    bail!("the response has no Content-Length")
-}
-
-fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
-    haystack
-        .windows(needle.len())
-        .position(|window| window == needle)
 }

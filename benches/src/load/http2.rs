@@ -42,7 +42,7 @@ pub(super) async fn closed(args: &LoadArgs, length: Duration) -> anyhow::Result<
     }
     let mut total = Tally::default();
     while let Some(tally) = workers.join_next().await {
-        total.add(&tally?);
+        total.add(tally?);
     }
     Ok(total)
 }

@@ -4,13 +4,17 @@
 //! saturation. An open loop sends on a schedule and measures from the *intended* send time, so that a
 //! stall of the proxy counts for every request that should have been sent meanwhile.
 
+mod connection;
+mod hold;
 mod http1;
 mod http2;
 
 use std::{net::SocketAddr, time::Duration};
 
-use mesh_api::Sketch;
 use serde::{Deserialize, Serialize};
+
+/// Linux waits so long before it acknowledges a segment alone (`TCP_DELACK_MIN`).
+const DELAYED_US: u32 = 40_000;
 
 /// What to send.
 #[derive(clap::Args, Debug, Clone)]
@@ -46,6 +50,12 @@ pub(crate) enum Mode {
     Connect,
     /// HTTP/2 streams on one connection.
     H2,
+    /// HTTP/1.1 keep-alive connections; POSTs whose head and body leave in segments of their own.
+    Post,
+    /// One request on each of many connections, which then stay open until the input ends.
+    Hold,
+    /// Asks until there is an answer.
+    First,
 }
 
 /// What was measured.
@@ -57,6 +67,8 @@ pub(crate) struct LoadReport {
     pub(crate) seconds: f64,
     pub(crate) p50_us: u64,
     pub(crate) p99_us: u64,
+    /// Requests that took 40 ms or more: what Linux delays an acknowledgement by, at least.
+    pub(crate) delayed: u64,
 }
 
 /// Runs the load and prints the report as one line of JSON.
@@ -65,16 +77,21 @@ pub(crate) fn run(args: &LoadArgs) -> anyhow::Result<()> {
         .enable_all()
         .build()?;
     let tasks = tokio::task::LocalSet::new();
+    let length = Duration::from_secs_f64(args.seconds);
     let tally = tasks.block_on(&runtime, async {
-        let length = Duration::from_secs_f64(args.seconds);
         match args.mode {
-            Mode::Closed => http1::closed(args, length).await,
-            Mode::Open => http1::open(args, length).await,
-            Mode::Connect => http1::connect(args, length).await,
-            Mode::H2 => http2::closed(args, length).await,
+            Mode::Closed => http1::closed(args, length).await.map(Some),
+            Mode::Open => http1::open(args, length).await.map(Some),
+            Mode::Connect => http1::connect(args, length).await.map(Some),
+            Mode::Post => http1::post(args, length).await.map(Some),
+            Mode::H2 => http2::closed(args, length).await.map(Some),
+            Mode::Hold => hold::hold(args).await.map(|()| None),
+            Mode::First => hold::first_answer(args, length).await.map(|()| None),
         }
     })?;
-    println!("{}", serde_json::to_string(&tally.report(args.seconds))?);
+    if let Some(mut tally) = tally {
+        println!("{}", serde_json::to_string(&tally.report(args.seconds))?);
+    }
     Ok(())
 }
 
@@ -83,29 +100,38 @@ pub(crate) fn run(args: &LoadArgs) -> anyhow::Result<()> {
 struct Tally {
     errors: u64,
     body_bytes: u64,
-    latency: Sketch,
+    /// Microseconds, one by one: a percentile of buckets would hide a difference of a few per cent.
+    latencies: Vec<u32>,
 }
 
 impl Tally {
     fn done(&mut self, latency: Duration, body_bytes: usize) {
-        self.latency.record(latency.as_micros() as u64);
+        self.latencies
+            .push(latency.as_micros().try_into().unwrap_or(u32::MAX));
         self.body_bytes += body_bytes as u64;
     }
 
-    fn add(&mut self, other: &Self) {
+    fn add(&mut self, mut other: Self) {
         self.errors += other.errors;
         self.body_bytes += other.body_bytes;
-        self.latency.merge(&(&other.latency).into());
+        self.latencies.append(&mut other.latencies);
     }
 
-    fn report(&self, seconds: f64) -> LoadReport {
+    fn report(&mut self, seconds: f64) -> LoadReport {
+        self.latencies.sort_unstable();
+        let sorted = &self.latencies;
+        let quantile = |q: f64| {
+            let index = ((sorted.len() as f64 * q) as usize).min(sorted.len().saturating_sub(1));
+            sorted.get(index).copied().unwrap_or(0).into()
+        };
         LoadReport {
-            requests: self.latency.count(),
+            requests: sorted.len() as u64,
             errors: self.errors,
             body_bytes: self.body_bytes,
             seconds,
-            p50_us: self.latency.quantile(0.50).unwrap_or(0),
-            p99_us: self.latency.quantile(0.99).unwrap_or(0),
+            p50_us: quantile(0.50),
+            p99_us: quantile(0.99),
+            delayed: (sorted.len() - sorted.partition_point(|us| *us < DELAYED_US)) as u64,
         }
     }
 }

@@ -29,5 +29,8 @@ mod tunnel;
 
 pub use pool::Pool;
 
+#[cfg(feature = "bench")]
+pub mod bench;
+
 #[cfg(test)]
 mod tests;

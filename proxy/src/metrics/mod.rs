@@ -11,6 +11,8 @@
 //! peer, so that no Prometheus counter falls while it is there; a peer that nobody talks to any more goes as
 //! a whole, and if it comes back, it starts from zero as after a restart, which `rate` understands.
 
+#[cfg(feature = "bench")]
+pub mod bench;
 mod labels;
 mod peer;
 mod process;

