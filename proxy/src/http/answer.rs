@@ -76,7 +76,7 @@ impl From<Rejection> for Refusal {
     }
 }
 
-/// Answers a request that the guard refused, and ends the connection.
+/// Answers a request that was refused where it was read, and ends the connection.
 pub(super) fn reject(rejection: Rejection) -> Response<ResponseBody> {
     let mut response = Refusal::from(rejection).response(false);
     let headers = response.headers_mut();

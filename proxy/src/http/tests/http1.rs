@@ -2,7 +2,10 @@
 
 use std::{cell::Cell, rc::Rc, time::Duration};
 
-use tokio::time::sleep;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    time::sleep,
+};
 
 use super::support::{Text, canned, chain, listen, outbound, run};
 use crate::{detect::HttpVersion::Http1, tls::Tls, worker::Worker};
@@ -407,5 +410,60 @@ fn nobody_listens() {
             head.contains("mesh-error: can't connect to 127.0.0.1:1: "),
             "{head}"
         );
+    });
+}
+
+/// Where the close of the connection ends the body, a close would say that it is whole.
+#[test]
+fn a_response_that_breaks_off_does_not_look_complete() {
+    run(async {
+        let cut = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n";
+        let proxy = chain(Http1, canned(cut, true).await).await;
+        let mut client = Text::connect(proxy).await;
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        client.until("5\r\nhello\r\n").await;
+        assert_eq!(client.rest().await, "", "no last chunk");
+
+        let mut client = Text::connect(proxy).await;
+        client.send("GET / HTTP/1.0\r\nHost: a\r\n\r\n").await;
+        client.until("hello").await;
+        let end = client.tcp.read(&mut [0; 1]).await.unwrap_err();
+        assert_eq!(end.kind(), std::io::ErrorKind::ConnectionReset);
+    });
+}
+
+#[test]
+fn a_client_that_sends_far_ahead_has_to_wait() {
+    run(async {
+        let app = listen(|tcp| async move {
+            let mut text = Text::from(tcp);
+            text.head().await;
+            sleep(Duration::from_millis(300)).await;
+            text.send(OK).await;
+            for _ in 0..2000 {
+                text.head().await;
+                text.send(OK).await;
+            }
+        })
+        .await;
+        let mut client = Text::connect(chain(Http1, app).await).await;
+        let request = format!(
+            "GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n",
+            "x".repeat(8000)
+        );
+        // More than the proxy and the kernel hold: the writer only comes to an end when answers are read.
+        let (mut read, mut write) = client.tcp.split();
+        let ahead = async {
+            for _ in 0..2000 {
+                write.write_all(request.as_bytes()).await.unwrap();
+            }
+        };
+        let answers = async {
+            let answer = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+            let mut all = vec![0; 2000 * answer.len()];
+            read.read_exact(&mut all).await.unwrap();
+            assert!(all.chunks(answer.len()).all(|one| one == answer.as_bytes()));
+        };
+        tokio::join!(ahead, answers);
     });
 }
