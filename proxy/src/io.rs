@@ -5,6 +5,7 @@ mod plain;
 
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -137,8 +138,17 @@ impl Io {
         })
     }
 
+    /// Whether nothing has arrived that was not read, not even the end.
+    pub fn is_silent(&self) -> bool {
+        let silent = |error: &io::Error| error.kind() == io::ErrorKind::WouldBlock;
+        !self.has_buffered()
+            && SockRef::from(self.tcp())
+                .peek(&mut [MaybeUninit::uninit()])
+                .is_err_and(|error| silent(&error))
+    }
+
     /// Whether something that has arrived waits inside of this process to be read.
-    pub fn has_buffered(&self) -> bool {
+    fn has_buffered(&self) -> bool {
         let decrypted = match &self.stream {
             Stream::Plain(_) => false,
             // rustls wants no more as long as it holds plaintext.

@@ -111,7 +111,7 @@ impl Pool {
         connections
             .idle
             .borrow_mut()
-            .retain_mut(|idle| idle.until > now && idle.connection.is_usable());
+            .retain(|idle| idle.until > now && idle.connection.is_usable());
         connections.http2.borrow_mut().retain_mut(|shared| {
             if !shared.connection.is_idle() {
                 shared.used = now;
@@ -201,11 +201,7 @@ impl Connections {
     fn pop_idle(&self) -> Option<Box<Http1>> {
         let mut idle = self.idle.borrow_mut();
         let now = Instant::now();
-        while let Some(Idle {
-            mut connection,
-            until,
-        }) = idle.pop()
-        {
+        while let Some(Idle { connection, until }) = idle.pop() {
             if until > now && connection.is_usable() {
                 return Some(connection);
             }

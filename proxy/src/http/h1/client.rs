@@ -8,7 +8,7 @@ use std::{
     io,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, Waker, ready},
+    task::{Context, Poll, ready},
 };
 
 use bytes::{Bytes, BytesMut};
@@ -84,17 +84,13 @@ impl Connection {
     }
 
     /// Whether it can carry another request, as far as can be known: the response is complete, and nothing has been
-    /// heard since. Costs no system call while nothing has happened on the connection.
-    pub(in crate::http) fn is_usable(&mut self) -> bool {
-        if !self.is_reusable() || self.io.has_buffered() {
-            return false;
-        }
-        let mut cx = Context::from_waker(Waker::noop());
-        match self.io.tcp().poll_read_ready(&mut cx) {
-            Poll::Pending => true,
-            // Most often the peer has closed it. What it says without being asked is no answer to the next request.
-            Poll::Ready(_) => Pin::new(&mut self.io).poll_read_bytes(&mut cx).is_pending(),
-        }
+    /// heard since. Most often what is heard is that the peer has closed it; what it says without being asked is no
+    /// answer to the next request.
+    ///
+    /// The kernel is asked: the runtime hears of a close only when it polls, and a request that is sent before that is
+    /// lost.
+    pub(in crate::http) fn is_usable(&self) -> bool {
+        self.is_reusable() && self.io.is_silent()
     }
 
     /// Whether the exchange is over and the connection may be kept for the next.
