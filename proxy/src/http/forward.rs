@@ -107,6 +107,11 @@ impl Forward {
         }
     }
 
+    /// Whether a second copy would do no harm.
+    pub(super) fn is_safe(&self) -> bool {
+        self.head.as_ref().is_some_and(|head| head.method.is_safe())
+    }
+
     /// Everything that a further try needs is there.
     pub(super) fn can_replay(&self) -> bool {
         self.head.is_some()

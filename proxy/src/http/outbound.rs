@@ -171,7 +171,7 @@ impl Outbound {
             connect::dial(&self.worker, peer, alpn)
         };
         let wants = forward.wants(meshed);
-        let fresh = history.unsent > 0;
+        let fresh = history.unsent > 0 || (peer.pool.is_hasty() && !forward.is_safe());
         let mut lease = peer
             .pool
             .lease(wants, fresh, dial)

@@ -27,6 +27,8 @@ const IDLE: Duration = Duration::from_secs(60);
 const MANY: usize = 16;
 /// … until there are only so few.
 const FEW: usize = 4;
+/// A connection that is found closed so soon after a response was closed by a server that does not say so.
+const SOON: Duration = Duration::from_secs(1);
 /// Connections that are being made at the same time; a burst waits for these or for idle ones.
 const MAX_DIALS: usize = 32;
 
@@ -67,6 +69,8 @@ struct Connections {
     idle: RefCell<Vec<Idle>>,
     http2: RefCell<Vec<Shared>>,
     in_flight: Cell<usize>,
+    /// The peer closes connections after responses that did not say so.
+    hasty: Cell<bool>,
     /// Many requests are in flight: they share.
     sharing: Cell<bool>,
     dials: Cell<usize>,
@@ -82,6 +86,7 @@ struct Connections {
 
 struct Idle {
     connection: Box<Http1>,
+    since: Instant,
     until: Instant,
 }
 
@@ -120,9 +125,15 @@ impl Pool {
         });
     }
 
+    /// Whether a request that must not be sent twice needs a connection of its own: the peer has closed idle ones
+    /// without having said so, and the next may be lost on its way.
+    pub(super) fn is_hasty(&self) -> bool {
+        self.connections.hasty.get()
+    }
+
     /// Gets a connection: an idle one, a shared one, or one that `dial` makes.
     ///
-    /// `fresh`: an idle HTTP/1.x connection was stale a moment ago; its neighbours may be too.
+    /// `fresh`: none of the idle HTTP/1.x connections, since one was stale a moment ago or [`Pool::is_hasty`].
     pub(super) async fn lease<D, F>(
         &self,
         wants: Wants,
@@ -201,9 +212,20 @@ impl Connections {
     fn pop_idle(&self) -> Option<Box<Http1>> {
         let mut idle = self.idle.borrow_mut();
         let now = Instant::now();
-        while let Some(Idle { connection, until }) = idle.pop() {
-            if until > now && connection.is_usable() {
+        while let Some(Idle {
+            connection,
+            since,
+            until,
+        }) = idle.pop()
+        {
+            if until <= now {
+                continue;
+            }
+            if connection.is_usable() {
                 return Some(connection);
+            }
+            if now < since + SOON {
+                self.hasty.set(true);
             }
         }
         None
@@ -282,9 +304,14 @@ impl Connections {
         if !connection.is_reusable() {
             return;
         }
+        if connection.is_reused() {
+            self.hasty.set(false);
+        }
+        let now = Instant::now();
         self.idle.borrow_mut().push(Idle {
             connection,
-            until: Instant::now() + keep.min(IDLE),
+            since: now,
+            until: now + keep.min(IDLE),
         });
         self.changed.notify_one();
     }

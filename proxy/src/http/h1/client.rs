@@ -41,6 +41,7 @@ pub(in crate::http) struct Connection {
     upload: Option<Upload>,
     /// Something went wrong: it carries no further request.
     broken: bool,
+    requests: u64,
 }
 
 struct Upload {
@@ -80,6 +81,7 @@ impl Connection {
             responses: Responses::none(),
             upload: None,
             broken: false,
+            requests: 0,
         })
     }
 
@@ -103,6 +105,11 @@ impl Connection {
             && !self.sending.has_discarded()
     }
 
+    /// Whether it has carried more than one request.
+    pub(in crate::http) fn is_reused(&self) -> bool {
+        self.requests > 1
+    }
+
     /// Whether part of the request is still to be sent.
     pub(in crate::http) fn is_uploading(&self) -> bool {
         self.upload.is_some()
@@ -120,6 +127,7 @@ impl Connection {
         long: bool,
     ) -> Result<response::Parts, Error> {
         self.sending.begin(long);
+        self.requests += 1;
         encode::request(&mut self.out.head, head);
         self.responses = Responses::to(&head.method);
         let length = length(head);
