@@ -1,8 +1,8 @@
 //! The controller is away: what runs runs on, what starts starts without a proxy, and is told of later.
 
-use k8s_openapi::api::{apps::v1::Deployment, events::v1::Event};
+use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod, events::v1::Event};
 use kube::ResourceExt;
-use mesh_api::names::{CONTROLLER, SYSTEM_NAMESPACE};
+use mesh_api::names::{CONTROLLER, LABEL_COMPONENT, SYSTEM_NAMESPACE};
 use mesh_tests::report::Load;
 use serde_json::json;
 
@@ -25,6 +25,11 @@ pub(crate) fn all(stage: &Stage) {
         "load --url http://web/ --rate 20 --seconds 30",
     );
     scale(0);
+    // One that is ending still injects.
+    stage.until("the controller's pod is gone", || {
+        let pods: Vec<Pod> = stage.list(SYSTEM_NAMESPACE, &format!("{LABEL_COMPONENT}=controller"));
+        pods.is_empty().then_some(())
+    });
     stage.apply(MESHED, &workload::front("missed", false)[0]);
     stage.apply(MESHED, &workload::deployment("missed", &image, 1));
     stage.rollout(MESHED, "missed");

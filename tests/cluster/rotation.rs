@@ -2,15 +2,32 @@
 
 use std::collections::BTreeSet;
 
-use k8s_openapi::api::{apps::v1::Deployment, core::v1::ConfigMap};
-use mesh_api::names::{CONTROLLER, SYSTEM_NAMESPACE, TRUST_CONFIG_MAP, TRUST_KEY};
+use k8s_openapi::api::{
+    apps::v1::Deployment,
+    core::v1::{ConfigMap, Pod, Secret},
+};
+use mesh_api::names::{
+    CA_SECRET, CONTROLLER, LABEL_COMPONENT, SYSTEM_NAMESPACE, TRUST_CONFIG_MAP, TRUST_KEY,
+};
 use mesh_tests::report::Load;
 use serde_json::json;
 
 use crate::{stage::Stage, workload::MESHED};
 
 pub(crate) fn under_load(stage: &Stage) {
-    let before = roots(stage);
+    let scale = |replicas: u32| {
+        let change = json!({"spec": {"replicas": replicas}});
+        stage.patch::<Deployment>(SYSTEM_NAMESPACE, CONTROLLER, &change);
+        stage.rollout(SYSTEM_NAMESPACE, CONTROLLER);
+    };
+    // A root lives as long as was said when it was made: a new mesh, as it were, whose pods start with its first root.
+    scale(0);
+    stage.until("the controller's pod is gone", || {
+        let pods: Vec<Pod> = stage.list(SYSTEM_NAMESPACE, &format!("{LABEL_COMPONENT}=controller"));
+        pods.is_empty().then_some(())
+    });
+    let first = roots(stage);
+    stage.delete::<Secret>(SYSTEM_NAMESPACE, CA_SECRET);
     let deployment: Deployment = stage
         .get(SYSTEM_NAMESPACE, CONTROLLER)
         .expect("it is there");
@@ -25,7 +42,17 @@ pub(crate) fn under_load(stage: &Stage) {
         CONTROLLER,
         &json!({"spec": {"template": {"spec": {"containers": [container]}}}}),
     );
-    stage.rollout(SYSTEM_NAMESPACE, CONTROLLER);
+    scale(1);
+    stage.until("the new mesh's root", || {
+        roots(stage).is_disjoint(&first).then_some(())
+    });
+    for app in ["web", "client"] {
+        let change = json!({"spec": {"template": {"metadata": {"annotations": {"mesh": "new"}}}}});
+        stage.patch::<Deployment>(MESHED, app, &change);
+        stage.rollout(MESHED, app);
+    }
+
+    let before = roots(stage);
     let load = stage.start(
         MESHED,
         "client",
