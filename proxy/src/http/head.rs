@@ -169,7 +169,11 @@ impl Fields {
                 "the request has more than 100 header fields",
             ));
         }
-        let (name, value) = field(line)?;
+        let (name, value) = split_field(line)?;
+        // These check the characters: RFC 9110, sections 5.1 and 5.5, and nothing but that.
+        let parsed = HeaderName::from_bytes(name).map_err(|_| BAD_NAME)?;
+        let shared =
+            HeaderValue::from_maybe_shared(head.slice_ref(value)).map_err(|_| BAD_VALUE)?;
         // Only names of these lengths matter; most fields end here without a comparison.
         match name.len() {
             4 if name.eq_ignore_ascii_case(b"host") => {
@@ -188,12 +192,7 @@ impl Fields {
             17 if name.eq_ignore_ascii_case(b"transfer-encoding") => self.coding(value)?,
             _ => {}
         }
-        // `field` has checked both: what http refuses beyond that can't be passed on.
-        let name = HeaderName::from_bytes(name)
-            .map_err(|_| Rejection::bad("a header name can't be read"))?;
-        let value = HeaderValue::from_maybe_shared(head.slice_ref(value))
-            .map_err(|_| Rejection::bad("a header value can't be read"))?;
-        headers.append(name, value);
+        headers.append(parsed, shared);
         Ok(())
     }
 
@@ -261,22 +260,39 @@ impl Fields {
     }
 }
 
+const BAD_NAME: Rejection = Rejection::bad("a header name has a character that is not allowed");
+const BAD_VALUE: Rejection = Rejection::bad("a header value has a control character");
+
 /// Splits a header or trailer field line and checks its characters (RFC 9112, section 5).
 pub(super) fn field(line: &[u8]) -> Result<(&[u8], &[u8]), Rejection> {
+    let (name, value) = split_field(line)?;
+    if !name.iter().all(|b| is_token(*b)) {
+        return Err(BAD_NAME);
+    }
+    if !value.iter().all(|b| is_value(*b)) {
+        return Err(BAD_VALUE);
+    }
+    Ok((name, value))
+}
+
+fn split_field(line: &[u8]) -> Result<(&[u8], &[u8]), Rejection> {
     if matches!(line.first(), Some(b' ' | b'\t')) {
         return Err(Rejection::bad("a header line is folded"));
     }
     let colon = memchr::memchr(b':', line).ok_or(Rejection::bad("a header line has no colon"))?;
     let (name, value) = (&line[..colon], &line[colon + 1..]);
-    if name.is_empty() || !name.iter().all(|b| is_token(*b)) {
-        return Err(Rejection::bad(
-            "a header name has a character that is not allowed",
-        ));
+    if name.is_empty() {
+        return Err(BAD_NAME);
     }
-    if !value.iter().all(|b| is_value(*b)) {
-        return Err(Rejection::bad("a header value has a control character"));
+    Ok((name, trim(value)))
+}
+
+/// Without spaces and tabs around it, and nothing else: a CR or a form feed there is refused.
+fn trim(mut value: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = value {
+        value = rest;
     }
-    Ok((name, value.trim_ascii()))
+    value
 }
 
 /// The line before the next CRLF, and what follows.
