@@ -14,7 +14,7 @@ pub(crate) fn to_three(stage: &Stage) {
         "load --url http://web/ --rate 20 --seconds 60",
     );
     stage.mesh("upgrade --apply --ha");
-    assert_good(stage, "check --proxy --wait 2m");
+    assert_good(stage, "check --wait 2m");
     let replicas = || stage.list::<Pod>(SYSTEM_NAMESPACE, "mesh.internal/component=controller");
     assert_eq!(replicas().len(), 3);
     assert!(
@@ -26,7 +26,7 @@ pub(crate) fn to_three(stage: &Stage) {
     let lost = replicas()[0].name_any();
     stage.delete::<Pod>(SYSTEM_NAMESPACE, &lost);
     stage.rollout(SYSTEM_NAMESPACE, CONTROLLER);
-    assert_good(stage, "check --proxy --wait 2m");
+    assert_good(stage, "check --wait 2m");
     let load: Load = stage.end(load).json();
     assert_eq!(load.failed, 0, "{:?}", load.errors);
 }
