@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::{core::v1::Pod, policy::v1::PodDisruptionBudget};
 use kube::ResourceExt;
-use mesh_api::names::{CONTROLLER, SYSTEM_NAMESPACE};
+use mesh_api::names::{CONTROLLER, LABEL_COMPONENT, SYSTEM_NAMESPACE};
 use mesh_tests::report::Load;
 
 use crate::{install::assert_good, stage::Stage, workload::MESHED};
@@ -15,7 +15,12 @@ pub(crate) fn to_three(stage: &Stage) {
     );
     stage.mesh("upgrade --apply --ha");
     assert_good(stage, "check --wait 2m");
-    let replicas = || stage.list::<Pod>(SYSTEM_NAMESPACE, "mesh.internal/component=controller");
+    let replicas = || {
+        let labels = format!("{LABEL_COMPONENT}=controller");
+        let mut pods: Vec<Pod> = stage.list(SYSTEM_NAMESPACE, &labels);
+        pods.retain(|pod| pod.metadata.deletion_timestamp.is_none());
+        pods
+    };
     assert_eq!(replicas().len(), 3);
     assert!(
         stage
