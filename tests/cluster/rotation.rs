@@ -46,6 +46,8 @@ pub(crate) fn under_load(stage: &Stage) {
     stage.until("the new mesh's root", || {
         roots(stage).is_disjoint(&first).then_some(())
     });
+    // Pods that start before the API server trusts its webhook start without a proxy.
+    stage.mesh("check --wait 2m");
     for app in ["web", "client"] {
         let change = json!({"spec": {"template": {"metadata": {"annotations": {"mesh": "new"}}}}});
         stage.patch::<Deployment>(MESHED, app, &change);
