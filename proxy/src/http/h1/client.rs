@@ -202,8 +202,7 @@ impl Connection {
                     Poll::Ready(None) => upload.end(&mut self.out)?,
                 }
             }
-            let mut taken = 0;
-            ready!(self.out.poll_write(cx, &mut self.io, &mut taken)).map_err(Error::Io)?;
+            ready!(self.out.poll_write(cx, &mut self.io)).map_err(Error::Io)?;
             if waits || upload.length == Length::None {
                 ready!(self.out.poll_flush(cx, &mut self.io)).map_err(Error::Io)?;
                 return match waits {

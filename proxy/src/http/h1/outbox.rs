@@ -14,8 +14,8 @@ use crate::io::Io;
 
 /// Frames up to this size are copied behind their head: one piece costs less to write than two.
 const SMALL: usize = 4 * 1024;
-/// Room that an idle connection keeps for its next head.
-const KEPT: usize = 1024;
+/// Room that an idle connection keeps for its next message, if the last one needed it.
+const KEPT: usize = 2 * 1024;
 
 /// What is still to be written.
 #[derive(Debug, Default)]
@@ -60,14 +60,8 @@ impl Outbox {
         }
     }
 
-    /// Writes everything; not yet through the TLS session ([`Outbox::poll_flush`]). `written` counts what the
-    /// connection took.
-    pub(super) fn poll_write(
-        &mut self,
-        cx: &mut Context<'_>,
-        io: &mut Io,
-        written: &mut u64,
-    ) -> Poll<io::Result<()>> {
+    /// Writes everything; not yet through the TLS session ([`Outbox::poll_flush`]).
+    pub(super) fn poll_write(&mut self, cx: &mut Context<'_>, io: &mut Io) -> Poll<io::Result<()>> {
         while !self.is_empty() {
             let head = &self.head[self.at..];
             let io = Pin::new(&mut *io);
@@ -80,7 +74,6 @@ impl Outbox {
             if taken == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            *written += taken as u64;
             self.unflushed = true;
             self.advance(taken);
         }

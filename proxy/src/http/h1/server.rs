@@ -342,17 +342,17 @@ impl Answering<'_> {
         ready!(interim).map_err(Unwritten::Write)?;
         loop {
             let waits = self.poll_gather(cx)?.is_pending();
-            let io = &mut *self.session.io.borrow_mut();
-            let mut written = 0;
-            let Poll::Ready(taken) = self.out.poll_write(cx, io, &mut written) else {
+            if self.poll_write(cx)?.is_pending() {
                 break;
-            };
-            taken.map_err(Unwritten::Write)?;
+            }
             if !waits && self.length != Length::None {
                 continue;
             }
-            let flushed = self.out.poll_flush(cx, io).map_err(Unwritten::Write)?;
-            if flushed.is_ready() && !waits {
+            if self.poll_flush(cx)?.is_ready() && !waits {
+                if !self.body.is_end_stream() {
+                    // HTTP/2 may say apart that the body has ended: then its stream need not be reset.
+                    let _ = Pin::new(&mut self.body).poll_frame(cx);
+                }
                 return Poll::Ready(Ok(()));
             }
             break;
@@ -363,6 +363,16 @@ impl Answering<'_> {
             return Poll::Ready(Err(Unwritten::Client));
         }
         Poll::Pending
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Unwritten>> {
+        let io = &mut *self.session.io.borrow_mut();
+        self.out.poll_write(cx, io).map_err(Unwritten::Write)
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Unwritten>> {
+        let io = &mut *self.session.io.borrow_mut();
+        self.out.poll_flush(cx, io).map_err(Unwritten::Write)
     }
 
     /// Takes as much of the body as fits into one write. Pending where more is to come, and is not there yet.
