@@ -129,7 +129,7 @@ impl Scenario {
         let cpu_ns: u64 = before
             .iter()
             .zip(&after)
-            .map(|(b, a)| a.cpu_ns - b.cpu_ns)
+            .map(|(b, a)| a.cpu_ns.saturating_sub(b.cpu_ns))
             .sum();
         if report.requests == 0 {
             bail!("no request was answered ({} errors)", report.errors);
