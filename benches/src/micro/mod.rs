@@ -21,6 +21,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
+use indicatif::ProgressBar;
 
 use cases::{CASES, Case};
 use measure::Cost;
@@ -82,12 +83,14 @@ pub(crate) fn run(args: &MicroArgs) -> anyhow::Result<()> {
 /// As many cases at a time as there are CPUs: counts do not depend on who else runs.
 fn measure_all(cases: &[&Case]) -> anyhow::Result<BTreeMap<&'static str, Cost>> {
     let (next, costs) = (AtomicUsize::new(0), Mutex::new(BTreeMap::new()));
+    // Draws on a terminal only.
+    let bar = ProgressBar::new(cases.len() as u64);
     let work = || {
         while let Some(case) = cases.get(next.fetch_add(1, Relaxed)) {
             let cost = measure::cost(case).with_context(|| format!("the case {}", case.name))?;
             let mut costs = costs.lock().unwrap_or_else(PoisonError::into_inner);
             costs.insert(case.name, cost);
-            eprint!("\r{}/{} cases\x1b[K", costs.len(), cases.len());
+            bar.inc(1);
         }
         anyhow::Ok(())
     };
@@ -100,7 +103,7 @@ fn measure_all(cases: &[&Case]) -> anyhow::Result<BTreeMap<&'static str, Cost>> 
             .filter_map(|handle| handle.join().ok())
             .collect()
     });
-    eprint!("\r\x1b[K");
+    bar.finish_and_clear();
     results.into_iter().collect::<anyhow::Result<()>>()?;
     Ok(costs.into_inner().unwrap_or_else(PoisonError::into_inner))
 }

@@ -37,32 +37,28 @@ enum Way {
 }
 
 pub(super) fn floor_get(operations: u64) -> u64 {
-    http1(operations, Way::Direct, GET.to_vec(), 1)
+    http1(operations, Way::Direct, GET.to_vec())
 }
 
 pub(super) fn get_outbound(operations: u64) -> u64 {
-    http1(operations, Way::Outbound, GET.to_vec(), 1)
+    http1(operations, Way::Outbound, GET.to_vec())
 }
 
 pub(super) fn get_inbound(operations: u64) -> u64 {
-    http1(operations, Way::Inbound, GET.to_vec(), 1)
+    http1(operations, Way::Inbound, GET.to_vec())
 }
 
 pub(super) fn get_clear(operations: u64) -> u64 {
-    http1(operations, Way::Clear, GET.to_vec(), 1)
+    http1(operations, Way::Clear, GET.to_vec())
 }
 
 pub(super) fn get_mtls(operations: u64) -> u64 {
-    http1(operations, Way::Mtls, GET.to_vec(), 1)
-}
-
-pub(super) fn get_mtls_16(operations: u64) -> u64 {
-    http1(operations, Way::Mtls, GET.to_vec(), 16)
+    http1(operations, Way::Mtls, GET.to_vec())
 }
 
 pub(super) fn post_mtls(operations: u64) -> u64 {
     let request = [POST, &[b'x'; 1024]].concat();
-    http1(operations, Way::Mtls, request, 1)
+    http1(operations, Way::Mtls, request)
 }
 
 pub(super) fn connect_mtls(operations: u64) -> u64 {
@@ -85,22 +81,14 @@ pub(super) fn h2_mtls(operations: u64) -> u64 {
     http2(operations, Way::Mtls)
 }
 
-/// `at_once` connections, each with one request in flight.
-fn http1(operations: u64, way: Way, request: Vec<u8>, at_once: u64) -> u64 {
+/// A connection that is kept, with one request in flight. Many at once would share connections between the proxies as
+/// the moment has it: that is for `compare`.
+fn http1(operations: u64, way: Way, request: Vec<u8>) -> u64 {
     on_one_thread(async move {
-        let address = way.open(app_http1().await?).await?;
-        let mut clients = Vec::new();
-        for _ in 0..at_once {
-            clients.push(Client::connect(address).await?);
-        }
-        counted(operations.div_ceil(at_once), async || {
-            for client in &mut clients {
-                client.tcp.write_all(&request).await?;
-            }
-            for client in &mut clients {
-                client.response().await?;
-            }
-            Ok(())
+        let mut client = Client::connect(way.open(app_http1().await?).await?).await?;
+        counted(operations, async || {
+            client.tcp.write_all(&request).await?;
+            client.response().await
         })
         .await
     })

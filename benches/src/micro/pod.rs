@@ -8,7 +8,6 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use anyhow::Context as _;
 use mesh_api::{names, v1};
 use mesh_proxy::{
     config::{AccessLog, Config, LogFormat},
@@ -176,25 +175,4 @@ pub(super) fn endpoint(n: u8, weight: u32) -> v1::Endpoint {
         pod: format!("web-{n}"),
         zone: "zone-1".to_owned(),
     }
-}
-
-/// The first bytes of an app's own TLS, as rustls says hello.
-pub(super) fn client_hello() -> Vec<u8> {
-    let config = rustls::ClientConfig::builder_with_provider(Arc::new(
-        rustls::crypto::aws_lc_rs::default_provider(),
-    ))
-    .with_safe_default_protocol_versions()
-    .map(|config| {
-        config
-            .with_root_certificates(rustls::RootCertStore::empty())
-            .with_no_client_auth()
-    });
-    let hello = || {
-        let name = "orders.shop.svc.cluster.local".try_into()?;
-        let mut hello = Vec::new();
-        rustls::ClientConnection::new(Arc::new(config?), name)?.write_tls(&mut hello)?;
-        anyhow::Ok(hello)
-    };
-    // A benchmark without its input measures nothing.
-    hello().context("a ClientHello").unwrap()
 }

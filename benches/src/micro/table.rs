@@ -11,6 +11,7 @@ use super::{
 
 const BEGIN: &str = "<!-- micro: written by --accept -->\n";
 const END: &str = "<!-- end of micro -->";
+const LOST: &str = "benches/README.md has lost a mark of its table";
 /// So much worse is a failure.
 const TOLERANCE: f64 = 0.05;
 
@@ -26,7 +27,7 @@ impl Table {
         let path = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md"));
         let text = std::fs::read_to_string(&path)
             .with_context(|| format!("reading {}", path.display()))?;
-        let accepted = between(&text)?.lines().filter_map(row).collect();
+        let accepted = parts(&text)?.1.lines().filter_map(row).collect();
         Ok(Self {
             path,
             text,
@@ -103,18 +104,17 @@ impl Table {
                 "| `{name}` | {what} | {instructions:.0} | {allocations:.2} |"
             )?;
         }
-        let text = self.text.replace(between(&self.text)?, &table);
+        let (before, _, after) = parts(&self.text)?;
+        let text = [before, BEGIN, &table, END, after].concat();
         std::fs::write(&self.path, text).with_context(|| format!("writing {}", self.path.display()))
     }
 }
 
-fn between(text: &str) -> anyhow::Result<&str> {
-    let table = text
-        .split_once(BEGIN)
-        .and_then(|(_, rest)| rest.split_once(END));
-    Ok(table
-        .context("benches/README.md has lost the marks of its table")?
-        .0)
+/// What is before the table, the table, and what is after it, without the marks.
+fn parts(text: &str) -> anyhow::Result<(&str, &str, &str)> {
+    let (before, rest) = text.split_once(BEGIN).context(LOST)?;
+    let (table, after) = rest.split_once(END).context(LOST)?;
+    Ok((before, table, after))
 }
 
 /// "| `name` | what | instructions | allocations |".
@@ -141,6 +141,13 @@ mod tests {
             allocations: 21.5,
         };
         assert_eq!(row, ("path/get/mtls".to_owned(), cost));
+    }
+
+    #[test]
+    fn a_table_has_a_text_around_it() {
+        let text = format!("before\n{BEGIN}{END}\nafter\n");
+        assert_eq!(parts(&text).unwrap(), ("before\n", "", "\nafter\n"));
+        assert!(parts("no table").is_err());
     }
 
     #[test]
