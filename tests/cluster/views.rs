@@ -22,14 +22,15 @@ pub(crate) fn all(stage: &Stage) {
         .stdout(Stdio::piped())
         .spawn()
         .expect("mesh runs");
-    let line = BufReader::new(tap.stdout.take().expect("a pipe"))
+    // The kubelet's probes are seen too.
+    let request = BufReader::new(tap.stdout.take().expect("a pipe"))
         .lines()
-        .next();
-    let request: Value =
-        serde_json::from_str(&line.expect("a request").expect("text")).expect("JSON");
+        .map(|line| serde_json::from_str(&line.expect("text")).expect("JSON"))
+        .find(|request: &Value| request["path"] == "/")
+        .expect("a request of the client's");
     tap.kill().expect("it runs");
     tap.wait().expect("its end");
-    assert_eq!(request["path"], "/", "{request:#}");
+    assert_eq!(request["security"], "mTLS", "{request:#}");
 
     let stat = stage.until("figures of the last seconds", || {
         let stat = stage.json(&format!("stat deploy/web -n {MESHED} --window 10s"));
