@@ -6,6 +6,9 @@ use anyhow::{Context as _, bail};
 
 use super::cases::Case;
 
+/// The longest case takes a tenth of it on a busy machine.
+const LIMIT_SECONDS: &str = "180";
+
 /// Of one operation.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Cost {
@@ -51,8 +54,9 @@ fn counts(name: &str, operations: u64) -> anyhow::Result<Counts> {
     let profile = folder.path().join("callgrind.out");
     let mut out_file = std::ffi::OsString::from("--callgrind-out-file=");
     out_file.push(&profile);
-    let output = Command::new("valgrind")
-        .args(["--tool=callgrind", "--quiet"])
+    // A request that never ends must not hold up CI; a watch inside of the process would be counted.
+    let output = Command::new("timeout")
+        .args([LIMIT_SECONDS, "valgrind", "--tool=callgrind", "--quiet"])
         .arg(out_file)
         .arg(std::env::current_exe()?)
         .args([
