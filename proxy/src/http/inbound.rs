@@ -123,8 +123,8 @@ impl Inbound {
         let mut unsent = 0;
         loop {
             let dial = |_| connect::dial_app(&self.worker, self.app.address);
-            let fresh = unsent > 0 || (self.app.pool.is_hasty() && !forward.is_safe());
-            let lease = self.app.pool.lease(forward.wants(false), fresh, dial);
+            let (wants, safe) = (forward.wants(false), forward.is_safe());
+            let lease = self.app.pool.lease(wants, unsent > 0, safe, dial);
             let mut lease = lease.await.map_err(Failed::Dial)?;
             match forward.send(&mut lease, false, false).await {
                 Ok((head, body)) => {

@@ -171,10 +171,10 @@ impl Outbound {
             connect::dial(&self.worker, peer, alpn)
         };
         let wants = forward.wants(meshed);
-        let fresh = history.unsent > 0 || (peer.pool.is_hasty() && !forward.is_safe());
+        let fresh = history.unsent > 0;
         let mut lease = peer
             .pool
-            .lease(wants, fresh, dial)
+            .lease(wants, fresh, forward.is_safe(), dial)
             .await
             .map_err(Failed::Dial)?;
         let keep = history.retries == 0 && forward.worth_keeping();

@@ -29,6 +29,8 @@ const MANY: usize = 16;
 const FEW: usize = 4;
 /// A connection that is found closed so soon after a response was closed by a server that does not say so.
 const SOON: Duration = Duration::from_secs(1);
+/// One that is still open after so long is none that its server closes with the response.
+const SETTLED: Duration = Duration::from_millis(100);
 /// Connections that are being made at the same time; a burst waits for these or for idle ones.
 const MAX_DIALS: usize = 32;
 
@@ -46,6 +48,15 @@ pub(super) enum Wants {
 pub(super) enum Protocol {
     Http1,
     Http2,
+}
+
+/// Which of the idle HTTP/1.x connections a request may travel on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reuse {
+    Any,
+    /// Those that have been idle for [`SETTLED`].
+    Settled,
+    None,
 }
 
 /// No connection could be made. Shared by all requests that waited for it.
@@ -69,7 +80,7 @@ struct Connections {
     idle: RefCell<Vec<Idle>>,
     http2: RefCell<Vec<Shared>>,
     in_flight: Cell<usize>,
-    /// The peer closes connections after responses that did not say so.
+    /// The peer closes connections after responses that did not say so, and the next request may be lost on its way.
     hasty: Cell<bool>,
     /// Many requests are in flight: they share.
     sharing: Cell<bool>,
@@ -125,19 +136,15 @@ impl Pool {
         });
     }
 
-    /// Whether a request that must not be sent twice needs a connection of its own: the peer has closed idle ones
-    /// without having said so, and the next may be lost on its way.
-    pub(super) fn is_hasty(&self) -> bool {
-        self.connections.hasty.get()
-    }
-
     /// Gets a connection: an idle one, a shared one, or one that `dial` makes.
     ///
-    /// `fresh`: none of the idle HTTP/1.x connections, since one was stale a moment ago or [`Pool::is_hasty`].
+    /// `fresh`: an idle HTTP/1.x connection was stale a moment ago; its neighbours may be too. `safe`: no harm is done
+    /// if the request has to be sent twice.
     pub(super) async fn lease<D, F>(
         &self,
         wants: Wants,
         fresh: bool,
+        safe: bool,
         dial: D,
     ) -> Result<Lease, PoolError>
     where
@@ -154,7 +161,12 @@ impl Pool {
         let channel = if http2 {
             Channel::Http2(connections.stream(dial).await?)
         } else {
-            Channel::Http1(connections.connection(fresh, dial).await?)
+            let reuse = match (fresh, connections.hasty.get()) {
+                (true, _) => Reuse::None,
+                (false, true) if !safe => Reuse::Settled,
+                (false, _) => Reuse::Any,
+            };
+            Channel::Http1(connections.connection(reuse, dial).await?)
         };
         Ok(Lease { channel, slot })
     }
@@ -182,13 +194,13 @@ impl Connections {
         sharing
     }
 
-    async fn connection<D, F>(&self, fresh: bool, dial: D) -> Result<Box<Http1>, PoolError>
+    async fn connection<D, F>(&self, reuse: Reuse, dial: D) -> Result<Box<Http1>, PoolError>
     where
         D: Fn(Protocol) -> F,
         F: Future<Output = Result<Io, ConnectError>>,
     {
         loop {
-            if !fresh && let Some(connection) = self.pop_idle() {
+            if let Some(connection) = self.take_idle(reuse) {
                 return Ok(connection);
             }
             let seen = self.failures.get();
@@ -209,15 +221,21 @@ impl Connections {
         }
     }
 
-    fn pop_idle(&self) -> Option<Box<Http1>> {
+    /// The one that was used last, of those that may be.
+    fn take_idle(&self, reuse: Reuse) -> Option<Box<Http1>> {
         let mut idle = self.idle.borrow_mut();
         let now = Instant::now();
-        while let Some(Idle {
-            connection,
-            since,
-            until,
-        }) = idle.pop()
-        {
+        loop {
+            let at = match reuse {
+                Reuse::Any => idle.len().checked_sub(1)?,
+                Reuse::Settled => idle.iter().rposition(|idle| idle.since + SETTLED <= now)?,
+                Reuse::None => return None,
+            };
+            let Idle {
+                connection,
+                since,
+                until,
+            } = idle.remove(at);
             if until <= now {
                 continue;
             }
@@ -228,7 +246,6 @@ impl Connections {
                 self.hasty.set(true);
             }
         }
-        None
     }
 
     async fn stream<D, F>(&self, dial: D) -> Result<Http2Stream, PoolError>

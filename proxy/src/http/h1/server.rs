@@ -163,6 +163,8 @@ async fn exchange(
     if let Err(rejection) = check_authority(&parts.uri, &parts.headers) {
         client.refuse(rejection);
         answer.keep_alive = false;
+        // Nobody reads it: who waits for its end would wait for ever.
+        drop(body);
         return answer.write(reject(rejection)).await;
     }
     let request = Request::from_parts(parts, Incoming::Http1(body));

@@ -472,3 +472,17 @@ fn a_client_that_sends_far_ahead_has_to_wait() {
         tokio::join!(ahead, answers);
     });
 }
+
+/// Whoever waits for the end of a body that nobody reads waits for ever.
+#[test]
+fn a_refused_request_with_a_body_does_not_keep_its_connection() {
+    run(async {
+        let mut client = Text::connect(chain(Http1, canned(OK, false).await).await).await;
+        client
+            .send("POST http://user@a/ HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n")
+            .await;
+        let head = client.head().await;
+        assert!(head.starts_with("HTTP/1.1 400 "), "{head}");
+        assert!(client.rest().await.contains("user information"));
+    });
+}

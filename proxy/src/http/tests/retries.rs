@@ -190,3 +190,44 @@ fn a_large_body_streams_and_an_early_answer_passes() {
         }
     });
 }
+
+/// A server that closed connections without a word (it was restarted, say) and does so no more must not cost every
+/// further POST a connection of its own.
+#[test]
+fn posts_share_a_connection_again_once_the_server_keeps_it() {
+    run(async {
+        let connections = Rc::new(Cell::new(0));
+        let counted = connections.clone();
+        let app = listen(move |tcp| {
+            counted.set(counted.get() + 1);
+            let closes = counted.get() <= 3;
+            async move {
+                let mut text = Text::from(tcp);
+                while !text.is_closed().await {
+                    text.head().await;
+                    text.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+                        .await;
+                    if closes {
+                        return;
+                    }
+                }
+            }
+        })
+        .await;
+        let mut client = Text::connect(outbound(Http1, app).await).await;
+        for _ in 0..30 {
+            client
+                .send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")
+                .await;
+            let head = client.head().await;
+            assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+            client.until("ok").await;
+            sleep(Duration::from_millis(20)).await;
+        }
+        let connections = connections.get();
+        assert!(
+            (4..=12).contains(&connections),
+            "{connections} for 30 requests"
+        );
+    });
+}
