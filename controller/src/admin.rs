@@ -11,10 +11,13 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use mesh_api::log_filter;
 use prometheus_client::{encoding::text::encode, registry::Registry};
 use tokio::net::TcpListener;
 use tracing_subscriber::{EnvFilter, reload};
 
+/// The target of the controller's own lines.
+pub(crate) const PROGRAM: &str = "mesh_controller";
 /// Longer than any log filter.
 const MAX_BODY: usize = 4096;
 
@@ -139,12 +142,8 @@ impl Admin {
             }
         };
         let filter = std::str::from_utf8(&body).map_err(|error| error.to_string());
-        let filter = filter.and_then(|level| {
-            level
-                .trim()
-                .parse::<EnvFilter>()
-                .map_err(|error| error.to_string())
-        });
+        let filter = filter
+            .and_then(|level| log_filter::parse(level, PROGRAM).map_err(|error| error.to_string()));
         match filter.and_then(|filter| {
             self.log_level
                 .reload(filter)
@@ -153,7 +152,7 @@ impl Admin {
             Ok(()) => text(StatusCode::OK, "changed\n"),
             Err(error) => text(
                 StatusCode::BAD_REQUEST,
-                format!("not a log level such as info or mesh_controller=debug: {error}\n"),
+                format!("setting the log level failed: {error}\n"),
             ),
         }
     }

@@ -11,9 +11,12 @@ use std::{
 
 use anyhow::Context;
 use kube::Client;
-use mesh_api::v1::{
-    discovery_server::DiscoveryServer, identity_server::IdentityServer,
-    observe_server::ObserveServer, telemetry_server::TelemetryServer,
+use mesh_api::{
+    log_filter,
+    v1::{
+        discovery_server::DiscoveryServer, identity_server::IdentityServer,
+        observe_server::ObserveServer, telemetry_server::TelemetryServer,
+    },
 };
 use prometheus_client::{
     metrics::gauge::Gauge,
@@ -24,7 +27,7 @@ use tokio::{
     sync::{mpsc, watch},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing_subscriber::{EnvFilter, layer::SubscriberExt, reload, util::SubscriberInitExt};
+use tracing_subscriber::{layer::SubscriberExt, reload, util::SubscriberInitExt};
 
 use crate::{
     admin::{self, Admin, LogLevel, Readiness},
@@ -331,7 +334,7 @@ async fn age(observatory: Arc<Observatory>, authority: Arc<Authority>, expiry: G
 }
 
 fn start_logging(args: &RunArgs) -> anyhow::Result<LogLevel> {
-    let filter: EnvFilter = args.log_level.parse().context("--log-level")?;
+    let filter = log_filter::parse(&args.log_level, admin::PROGRAM).context("--log-level")?;
     let (filter, handle) = reload::Layer::new(filter);
     let registry = tracing_subscriber::registry().with(filter);
     let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);

@@ -2,12 +2,15 @@
 
 use std::io::IsTerminal;
 
-use tracing::level_filters::LevelFilter;
+use mesh_api::log_filter::{self, LogFilterError};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
 
 use crate::config::LogFormat;
+
+/// The target of the proxy's own lines.
+const PROGRAM: &str = "mesh_proxy";
 
 /// What is logged now. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -15,19 +18,12 @@ pub(crate) struct LogLevel {
     filter: reload::Handle<EnvFilter, Registry>,
 }
 
-/// The filter can't be used.
+/// The level can't be set.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LogError {
     /// It does not parse.
-    #[error(
-        "{filter:?} is not a log level or filter ({reason}); examples: debug, or info,mesh_proxy::tls=debug"
-    )]
-    Filter {
-        /// As given.
-        filter: String,
-        /// Why.
-        reason: String,
-    },
+    #[error(transparent)]
+    Filter(#[from] LogFilterError),
     /// Somebody else logs already.
     #[error("the log can't be started: {0}")]
     Start(String),
@@ -35,7 +31,7 @@ pub(crate) enum LogError {
 
 /// Logs from now on.
 pub(crate) fn start(filter: &str, format: LogFormat) -> Result<LogLevel, LogError> {
-    let (filter, handle) = reload::Layer::new(parse(filter)?);
+    let (filter, handle) = reload::Layer::new(log_filter::parse(filter, PROGRAM)?);
     let lines = fmt::layer().with_writer(std::io::stderr);
     let lines = match format {
         LogFormat::Plain => lines.with_ansi(std::io::stderr().is_terminal()).boxed(),
@@ -59,56 +55,9 @@ impl LogLevel {
 
     /// Applies from the next line on.
     pub(crate) fn set(&self, filter: &str) -> Result<(), LogError> {
-        let parsed = parse(filter)?;
+        let parsed = log_filter::parse(filter, PROGRAM)?;
         self.filter
             .reload(parsed)
             .map_err(|error| LogError::Start(error.to_string()))
-    }
-}
-
-fn parse(filter: &str) -> Result<EnvFilter, LogError> {
-    let refused = |reason: String| LogError::Filter {
-        filter: filter.to_owned(),
-        reason,
-    };
-    if filter.trim().is_empty() {
-        return Err(refused("it is empty".to_owned()));
-    }
-    // A bare word that is no level would be taken for the name of a module, and silence everything.
-    let is_level_or_directive =
-        |part: &str| part.contains(['=', '[', ':']) || part.trim().parse::<LevelFilter>().is_ok();
-    if !filter.split(',').all(is_level_or_directive) {
-        return Err(refused(
-            "the levels are off, error, warn, info, debug and trace".to_owned(),
-        ));
-    }
-    // A bare level is the proxy's own: what its libraries say below "warn" is for their authors.
-    let filter = match filter.trim().parse::<LevelFilter>() {
-        Ok(level) => format!("{},mesh_proxy={level}", level.min(LevelFilter::WARN)),
-        Err(_) => filter.trim().to_owned(),
-    };
-    EnvFilter::builder()
-        .parse(filter)
-        .map_err(|error| refused(error.to_string()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn filters() {
-        for filter in [
-            "info",
-            "WARN",
-            "off",
-            "info,mesh_proxy::tls=debug",
-            " debug\n",
-        ] {
-            assert!(parse(filter).is_ok(), "{filter}");
-        }
-        for filter in ["", "inof", "mesh_proxy=lots"] {
-            assert!(parse(filter).is_err(), "{filter}");
-        }
     }
 }

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod address;
+pub mod log_filter;
 pub mod names;
 pub mod sketch;
 mod spiffe;
