@@ -107,7 +107,7 @@ async fn connect(
     mark: Option<u32>,
     tls: &Tls,
 ) -> Result<ClientTls<TcpStream>, ConnectError> {
-    let bundle = trusted_roots(controller, tls).await?;
+    let bundle = trusted_roots(controller, tls)?;
     let (tcp, address) = dial(controller, mark).await?;
     tls.connect_controller(tcp, &controller.identity, bundle)
         .await
@@ -116,11 +116,11 @@ async fn connect(
 
 /// The roots of the file, read anew for each connection, and those that the controller streamed. Roots may
 /// have been rotated while there was no connection; the file is then ahead of what was streamed.
-async fn trusted_roots(controller: &Controller, tls: &Tls) -> Result<TrustBundle, ConnectError> {
+fn trusted_roots(controller: &Controller, tls: &Tls) -> Result<TrustBundle, ConnectError> {
     let file = || controller.trust_bundle_file.display().to_string();
     let domain = controller.identity.trust_domain();
     let streamed = tls.bundle();
-    let read = match tokio::fs::read(&controller.trust_bundle_file).await {
+    let read = match std::fs::read(&controller.trust_bundle_file) {
         Ok(pem) => TrustBundle::from_pem(domain, &pem).map_err(|source| ConnectError::Bundle {
             file: file(),
             source,

@@ -132,12 +132,11 @@ impl Identity {
 
     async fn certify(&self) -> Result<Issued, IdentityError> {
         let token_file = &self.controller.token_file;
-        let token = tokio::fs::read_to_string(token_file)
-            .await
-            .map_err(|source| IdentityError::Token {
-                file: token_file.display().to_string(),
-                source,
-            })?;
+        // Small and in memory (a projected volume): a thread to read it in takes longer than to read it.
+        let token = std::fs::read_to_string(token_file).map_err(|source| IdentityError::Token {
+            file: token_file.display().to_string(),
+            source,
+        })?;
         // ECDSA P-256: rcgen's default.
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::default();

@@ -265,7 +265,10 @@ impl Exchange {
             keep: keep(response),
             upload: None,
             status: response.status,
-            grpc_status: headers::grpc_status(&response.headers).filter(|_| arrived.grpc),
+            grpc_status: match arrived.grpc {
+                true => headers::grpc_status(&response.headers),
+                false => None,
+            },
             rtt: Duration::ZERO,
             retries: 0,
             received: 0,

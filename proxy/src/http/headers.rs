@@ -252,9 +252,21 @@ pub(super) fn grpc_status(headers: &HeaderMap) -> Option<u16> {
     )
 }
 
+/// Whether a field is for the connection that it came on, or says what is.
+fn is_for_one_hop(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "connection" | "transfer-encoding" | "te" | "upgrade" | "keep-alive" | "proxy-connection"
+    )
+}
+
 /// Removes the fields of this hop, those that Connection names too. Returns whether the message
 /// asks for another protocol (`keep_upgrade`: then Upgrade stays).
 fn strip_connection(headers: &mut HeaderMap, keep_upgrade: bool) -> bool {
+    // Most messages have none; one pass over the names costs less than a search for each.
+    if !headers.keys().any(is_for_one_hop) {
+        return false;
+    }
     let mut asks_upgrade = false;
     let mut named: Vec<HeaderName> = Vec::new();
     for value in headers.get_all(CONNECTION) {

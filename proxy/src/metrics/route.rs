@@ -112,34 +112,66 @@ fn is_identifier(segment: &str) -> bool {
     if segment.len() > MAX_WORD {
         return true;
     }
-    let (mut digits, mut hex, mut letters, mut dashes, mut turns) = (0, 0, 0, 0, 0);
+    let seen = segment
+        .bytes()
+        .fold(0, |seen, byte| seen | CLASSES[usize::from(byte)]);
+    if seen & FOREIGN != 0 {
+        return true;
+    }
+    if seen & DIGIT == 0 {
+        return false;
+    }
+    let (mut digits, mut hex, mut letters, mut marks, mut turns) = (0, 0, 0, 0, 0);
     let mut last_digit = None;
     for byte in segment.bytes() {
-        match byte {
-            b'0'..=b'9' => digits += 1,
-            b'a'..=b'f' | b'A'..=b'F' => (letters, hex) = (letters + 1, hex + 1),
-            b'a'..=b'z' | b'A'..=b'Z' => letters += 1,
-            b'-' | b'_' | b'=' | b'.' | b'~' | b':' | b'+' | b',' | b'(' | b')' | b'$' => {
-                dashes += 1
-            }
-            b'{' | b'}' | b'*' | b'!' | b'\'' | b';' => dashes += 1,
-            // Encoded, an e-mail address, not a path's character at all.
-            _ => return true,
+        let class = CLASSES[usize::from(byte)];
+        if class == MARK {
+            marks += 1;
+            continue;
         }
+        let digit = class == DIGIT;
+        digits += usize::from(digit);
+        letters += usize::from(!digit);
+        hex += usize::from(!digit && byte.is_ascii_hexdigit());
         // Words and version numbers change between letters and digits once or twice; random text often.
-        if byte.is_ascii_alphanumeric() {
-            let digit = byte.is_ascii_digit();
-            turns += u32::from(last_digit.is_some_and(|last| last != digit));
-            last_digit = Some(digit);
-        }
+        turns += u32::from(last_digit.is_some_and(|last| last != digit));
+        last_digit = Some(digit);
     }
     let length = segment.len();
-    let number = digits > 0 && letters == 0;
-    let mostly_digits = digits >= 4 && digits * 2 >= length - dashes;
-    let hexadecimal = digits > 0 && letters == hex && length - dashes >= 8;
+    let number = letters == 0;
+    let mostly_digits = digits >= 4 && digits * 2 >= length - marks;
+    let hexadecimal = letters == hex && length - marks >= 8;
     let token = length >= 16 && digits >= 2 && turns >= 3;
     number || mostly_digits || hexadecimal || token
 }
+
+const LETTER: u8 = 1;
+const DIGIT: u8 = 2;
+const MARK: u8 = 4;
+/// Encoded, an e-mail address, not a path's character at all.
+const FOREIGN: u8 = 8;
+
+/// The class of each byte that a segment can have.
+const CLASSES: [u8; 256] = {
+    let mut classes = [FOREIGN; 256];
+    let marks = b"-_=.~:+,()${}*!';";
+    let mut at = 0;
+    while at < marks.len() {
+        classes[marks[at] as usize] = MARK;
+        at += 1;
+    }
+    let mut byte = 0;
+    while byte < 256 {
+        let character = byte as u8;
+        if character.is_ascii_digit() {
+            classes[byte] = DIGIT;
+        } else if character.is_ascii_alphabetic() {
+            classes[byte] = LETTER;
+        }
+        byte += 1;
+    }
+    classes
+};
 
 #[cfg(test)]
 mod tests {

@@ -7,12 +7,14 @@ use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, StatusCode};
 
 use super::chunked::{Decoded, Decoder, take};
-use crate::http::head::{self, Framing, Head, MAX_HEAD, Rejection};
+use crate::http::head::{self, Framing, Head, MAX_FIELDS, MAX_HEAD, Rejection};
 
 /// Where in the conversation a client is.
 #[derive(Debug)]
 pub(in crate::http) struct Requests {
     state: State,
+    /// Where the lines end that were found of the current head.
+    ends: Vec<usize>,
 }
 
 /// What comes next from a client.
@@ -30,35 +32,35 @@ pub(in crate::http) enum Event {
 
 #[derive(Debug)]
 enum State {
-    /// In a head of which `scanned` bytes hold no end; the current line began at `line`.
+    /// In a head of which `scanned` bytes hold no end.
     Head {
         scanned: usize,
-        line: usize,
     },
     /// So many bytes of a body are still to come.
     Length(u64),
     Chunked(Box<Decoder>),
 }
 
-const BETWEEN: State = State::Head {
-    scanned: 0,
-    line: 0,
-};
+const BETWEEN: State = State::Head { scanned: 0 };
 
 impl Requests {
     pub(in crate::http) fn new() -> Self {
-        Self { state: BETWEEN }
+        Self {
+            state: BETWEEN,
+            ends: Vec::new(),
+        }
     }
 
     /// Takes what comes next out of `held`.
     pub(in crate::http) fn next(&mut self, held: &mut BytesMut) -> Result<Event, Rejection> {
         match &mut self.state {
-            State::Head { scanned, line } => loop {
-                match find_head(held, scanned, line)? {
+            State::Head { scanned } => loop {
+                match find_head(held, scanned, &mut self.ends)? {
                     Found::Incomplete => return Ok(Event::More),
                     Found::Blank(length) => held.advance(length),
                     Found::Head(length) => {
-                        let head = head::parse(&take(held, length))?;
+                        let head = head::parse(&take(held, length), &self.ends)?;
+                        self.ends.clear();
                         self.state = match head.body {
                             Framing::Length(0) => BETWEEN,
                             Framing::Length(length) => State::Length(length),
@@ -98,27 +100,35 @@ enum Found {
     Head(usize),
 }
 
-fn find_head(bytes: &[u8], scanned: &mut usize, line: &mut usize) -> Result<Found, Rejection> {
-    if *line == 0 && bytes.starts_with(b"\r\n") {
+fn find_head(bytes: &[u8], scanned: &mut usize, ends: &mut Vec<usize>) -> Result<Found, Rejection> {
+    if ends.is_empty() && bytes.starts_with(b"\r\n") {
         *scanned = 0;
         return Ok(Found::Blank(2));
     }
     while let Some(found) = memchr::memchr(b'\n', &bytes[*scanned..]) {
-        let end = *scanned + found;
-        if end >= MAX_HEAD {
+        let at = *scanned + found;
+        if at >= MAX_HEAD {
             break;
         }
-        if end == 0 || bytes[end - 1] != b'\r' {
+        if at == 0 || bytes[at - 1] != b'\r' {
             return Err(Rejection::bad("a line of the head ends without CR"));
         }
-        *scanned = end + 1;
-        if end - 1 == *line {
-            return Ok(Found::Head(end + 1));
+        let line = ends.last().copied().unwrap_or(0);
+        *scanned = at + 1;
+        if at - 1 == line {
+            return Ok(Found::Head(at + 1));
         }
-        *line = end + 1;
+        // The request line is none of the fields.
+        if ends.len() > MAX_FIELDS {
+            return Err(Rejection::new(
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "the request has more than 100 header fields",
+            ));
+        }
+        ends.push(at + 1);
     }
     if bytes.len() > MAX_HEAD {
-        return Err(if *line == 0 {
+        return Err(if ends.is_empty() {
             Rejection::new(
                 StatusCode::URI_TOO_LONG,
                 "the request line is longer than 64 KiB",
