@@ -22,8 +22,11 @@ case $target in
   *) fail "$target is not a target of Linux with glibc" ;;
 esac
 # Said by --target, so that it does not concern what runs during the build (build scripts, macros).
-RUSTFLAGS="${RUSTFLAGS:-} -C target-feature=+crt-static"
-export RUSTFLAGS
+# Packed relocations: the program can be loaded at any address without 600 KB that say where it mentions its own.
+RUSTFLAGS="${RUSTFLAGS:-} -C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs"
+# The inner loops of cryptography are assembler, and no panic passes through its C.
+AWS_LC_SYS_CFLAGS="-Os -fno-asynchronous-unwind-tables"
+export RUSTFLAGS AWS_LC_SYS_CFLAGS
 for program; do
   case $program in
     mesh-testapp) package=mesh-tests ;;

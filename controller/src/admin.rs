@@ -14,7 +14,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use mesh_api::log_filter;
 use prometheus_client::{encoding::text::encode, registry::Registry};
 use tokio::net::TcpListener;
-use tracing_subscriber::{EnvFilter, reload};
+use tracing_subscriber::{filter::Targets, reload};
 
 /// The target of the controller's own lines.
 pub(crate) const PROGRAM: &str = "mesh_controller";
@@ -22,7 +22,7 @@ pub(crate) const PROGRAM: &str = "mesh_controller";
 const MAX_BODY: usize = 4096;
 
 /// Changes what is logged.
-pub(crate) type LogLevel = reload::Handle<EnvFilter, tracing_subscriber::Registry>;
+pub(crate) type LogLevel = reload::Handle<Targets, tracing_subscriber::Registry>;
 
 /// What the admin port shows.
 pub(crate) struct Admin {

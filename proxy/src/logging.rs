@@ -5,7 +5,7 @@ use std::io::IsTerminal;
 use mesh_api::log_filter::{self, LogFilterError};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
+use tracing_subscriber::{Layer, Registry, filter::Targets, fmt, reload};
 
 use crate::config::LogFormat;
 
@@ -15,7 +15,7 @@ const PROGRAM: &str = "mesh_proxy";
 /// What is logged now. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct LogLevel {
-    filter: reload::Handle<EnvFilter, Registry>,
+    filter: reload::Handle<Targets, Registry>,
 }
 
 /// The level can't be set.

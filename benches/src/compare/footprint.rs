@@ -16,6 +16,8 @@ use super::{
 
 /// Connections that are held open.
 const HELD: usize = 10_000;
+/// Where there is no time to open so many: what each takes up is the same.
+const HELD_QUICK: usize = 2_000;
 /// What happens right after the last connection is open is not idleness yet.
 const CALM: Duration = Duration::from_secs(2);
 /// Between the end of the load and the last look: longer than the 60 s after which the mesh's pools are empty.
@@ -34,7 +36,7 @@ pub(super) struct Footprint {
     pub(super) binary: Option<u64>,
     /// Resident before any load, bytes.
     pub(super) idle: [u64; 2],
-    /// More of it with [`HELD`] idle connections, by connection.
+    /// More of it with idle connections, by connection.
     pub(super) per_connection: Option<[f64; 2]>,
     /// Resident when all load is gone.
     pub(super) settled: [u64; 2],
@@ -45,7 +47,9 @@ impl Footprint {
     pub(super) fn measure(peer: &Peer, running: &mut Running, quick: bool) -> anyhow::Result<Self> {
         let can_hold = !peer.without.iter().any(|name| name == "hold");
         let per_connection = can_hold
-            .then(|| hold(running).context("holding connections"))
+            .then(|| {
+                hold(running, if quick { HELD_QUICK } else { HELD }).context("holding connections")
+            })
             .transpose()?;
         let busy = running.load(APP_PORT, BUSY)?.wait_with_output()?;
         if !busy.status.success() {
@@ -66,10 +70,11 @@ impl Footprint {
 }
 
 /// Opens the connections, each with one request, and looks while nothing happens on them.
-fn hold(running: &mut Running) -> anyhow::Result<[f64; 2]> {
+fn hold(running: &mut Running, held: usize) -> anyhow::Result<[f64; 2]> {
     let before = running.usage()?;
-    let held = HELD.to_string();
-    let mut load = running.load(APP_PORT, &["--mode", "hold", "--concurrency", &held])?;
+    let concurrency = held.to_string();
+    let hold = ["--mode", "hold", "--concurrency", &concurrency];
+    let mut load = running.load(APP_PORT, &hold)?;
     let output = load.stdout.take().context("the load generator's output")?;
     let opened = BufReader::new(output).lines().next().transpose()?;
     if opened.is_none() {
@@ -81,6 +86,6 @@ fn hold(running: &mut Running) -> anyhow::Result<[f64; 2]> {
     // The end of its input tells it to close them.
     drop(load.stdin.take());
     load.wait()?;
-    let more = |side: usize| after[side].rss.saturating_sub(before[side].rss) as f64 / HELD as f64;
+    let more = |side: usize| after[side].rss.saturating_sub(before[side].rss) as f64 / held as f64;
     Ok([more(0), more(1)])
 }

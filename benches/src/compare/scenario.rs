@@ -115,7 +115,7 @@ impl Scenario {
         if quick {
             chosen
                 .iter_mut()
-                .for_each(|s| s.seconds = s.seconds.min(2.5));
+                .for_each(|s| s.seconds = s.seconds.min(2.0));
         }
         Ok(chosen)
     }

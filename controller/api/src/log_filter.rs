@@ -1,7 +1,9 @@
-//! Which log lines a program of the mesh prints: a level, or a filter in the syntax of `RUST_LOG`.
+//! Which log lines a program of the mesh prints: a level, or levels of single modules in the syntax of `RUST_LOG`.
+//!
+//! Not `EnvFilter`, which filters by spans too, of which the mesh has none: it brings regular expressions, 350 KB of
+//! program, and a panic where a blank stands before a letter outside of ASCII.
 
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 
 /// The filter can't be used.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -16,7 +18,7 @@ pub struct LogFilterError {
 /// A bare level is the program's own: what its libraries say below "warn" is for their authors.
 ///
 /// `program` is the crate whose lines they are: `mesh_proxy` or `mesh_controller`.
-pub fn parse(filter: &str, program: &str) -> Result<EnvFilter, LogFilterError> {
+pub fn parse(filter: &str, program: &str) -> Result<Targets, LogFilterError> {
     let refused = |reason: String| LogFilterError {
         filter: filter.to_owned(),
         reason,
@@ -24,7 +26,7 @@ pub fn parse(filter: &str, program: &str) -> Result<EnvFilter, LogFilterError> {
     if filter.trim().is_empty() {
         return Err(refused("it is empty".to_owned()));
     }
-    // The library panics at a directive that has a blank before a letter outside of ASCII.
+    // The library takes no blanks.
     let directives: Vec<&str> = filter.split(',').map(str::trim).collect();
     // A bare word that is no level would be taken for the name of a module, and silence everything.
     let is_level_or_directive =
@@ -38,8 +40,8 @@ pub fn parse(filter: &str, program: &str) -> Result<EnvFilter, LogFilterError> {
         Ok(level) => format!("{},{program}={level}", level.min(LevelFilter::WARN)),
         Err(_) => directives.join(","),
     };
-    EnvFilter::builder()
-        .parse(filter)
+    filter
+        .parse::<Targets>()
         .map_err(|error| refused(error.to_string()))
 }
 

@@ -126,7 +126,7 @@ impl Mesh {
             log_level: "info".into(),
             log_format: LogFormat::Plain,
         };
-        let (_, log_level) = reload::Layer::new(tracing_subscriber::EnvFilter::new("off"));
+        let (_, log_level) = reload::Layer::new(tracing_subscriber::filter::Targets::new());
         let stop = CancellationToken::new();
         let platform = Platform::Machine {
             state_dir: path("state"),
