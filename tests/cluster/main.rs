@@ -38,9 +38,8 @@ fn from_the_first_check_to_uninstall() {
         ("proxies outlive their apps", kubelet::leaving),
         ("inject and uninject", install::inject_and_uninject),
         ("the controller is away", away::all),
-        ("upgrade to three replicas under load", upgrade::to_three),
-        // Its roots end too soon for what reckons with ordinary ones.
         ("new roots under load", rotation::under_load),
+        ("upgrade to three replicas under load", upgrade::to_three),
         ("uninstall", install::uninstall),
     ];
     for (name, chapter) in chapters {
