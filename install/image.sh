@@ -27,7 +27,9 @@ here=$(cd "$(dirname "$0")" && pwd)
 
 [ -f "$program" ] || fail "there is no file $program: build it first, with install/build.sh"
 case $name in
-  mesh-proxy | mesh-controller | mesh-testapp) ;;
+  mesh-proxy | mesh-controller) user=2102 ;;
+  # Any but the proxy's: by that the redirection tells the proxy's connections from the app's.
+  mesh-testapp) user=65532 ;;
   *) fail "$program is not named mesh-proxy, mesh-controller or mesh-testapp: the image takes its name from it" ;;
 esac
 tar --version 2>/dev/null | grep -q 'GNU tar' ||
@@ -94,7 +96,7 @@ layer=$(blob "$work/layer.tar.gz")
 
 created=1970-01-01T00:00:00Z
 cat >"$work/config" <<EOF
-{"architecture":"$arch","os":"linux","created":"$created","config":{"User":"2102:2102","Entrypoint":["/$name"],"WorkingDir":"/","Labels":{"org.opencontainers.image.title":"$name","org.opencontainers.image.version":"$version","org.opencontainers.image.licenses":"Apache-2.0"}},"rootfs":{"type":"layers","diff_ids":["sha256:$diff_id"]},"history":[{"created":"$created","created_by":"install/image.sh"}]}
+{"architecture":"$arch","os":"linux","created":"$created","config":{"User":"$user:$user","Entrypoint":["/$name"],"WorkingDir":"/","Labels":{"org.opencontainers.image.title":"$name","org.opencontainers.image.version":"$version","org.opencontainers.image.licenses":"Apache-2.0"}},"rootfs":{"type":"layers","diff_ids":["sha256:$diff_id"]},"history":[{"created":"$created","created_by":"install/image.sh"}]}
 EOF
 config_size=$(size "$work/config")
 config=$(blob "$work/config")

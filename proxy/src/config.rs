@@ -140,6 +140,11 @@ pub enum ConfigError {
     /// A flag that a controller needs.
     #[error("--controller-address needs --{0} too")]
     Missing(&'static str),
+    /// A flag that only a controller needs: nothing would be encrypted, though somebody meant it to be.
+    #[error(
+        "--{0} needs --controller-address too: without a controller there are no certificates, and all passes in clear"
+    )]
+    WithoutController(&'static str),
     /// Not a trust domain.
     #[error("--trust-domain {domain:?} can't be part of an identity")]
     TrustDomain {
@@ -175,6 +180,12 @@ impl TryFrom<RunArgs> for Config {
             source,
         })?;
         let controller = match args.controller_address {
+            None if args.token_file.is_some() => {
+                return Err(ConfigError::WithoutController("token-file"));
+            }
+            None if args.trust_bundle_file.is_some() => {
+                return Err(ConfigError::WithoutController("trust-bundle-file"));
+            }
             None => None,
             Some(address) => {
                 let (host, port) = split_host_port(&address)
@@ -309,6 +320,17 @@ mod tests {
             "spiffe://cluster.local/ns/mesh-system/sa/mesh-controller"
         );
         assert_eq!(config.mark, Some(16));
+    }
+
+    #[test]
+    fn files_for_a_controller_need_one() {
+        for flag in ["token-file", "trust-bundle-file"] {
+            let alone = parse(&[&format!("--{flag}=f")]);
+            assert!(
+                matches!(alone, Err(ConfigError::WithoutController(named)) if named == flag),
+                "{alone:?}"
+            );
+        }
     }
 
     #[test]

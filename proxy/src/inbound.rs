@@ -113,7 +113,7 @@ pub async fn connection(
                 true => Security::Probe,
                 false => Security::PeerNotMeshed,
             });
-            let io = Io::from(Plain::new(tcp, heard)).counted(caller.metrics.connection());
+            let io = Io::from(Plain::new(tcp, heard));
             Box::pin(http::inbound::serve(worker, io, version, caller, app)).await;
         }
         Protocol::Opaque if heard.is_empty() && upstream.is_none() && silent(declared, &app) => {}
@@ -155,11 +155,14 @@ async fn meshed(
     };
     let Accepted { stream, peer, alpn } = accepted;
     let caller = caller(&worker, client, Some(peer), service, Security::Mtls);
-    let io = Io::from(stream).counted(caller.metrics.connection());
+    let io = Io::from(stream);
     match alpn {
         Alpn::Http1 => http::inbound::serve(worker, io, HttpVersion::Http1, caller, app).await,
         Alpn::Http2 => http::inbound::serve(worker, io, HttpVersion::Http2, caller, app).await,
-        Alpn::Tcp => opaque(worker, io, Bytes::new(), None, Bytes::new(), caller, app).await,
+        Alpn::Tcp => {
+            let io = io.counted(caller.metrics.connection());
+            opaque(worker, io, Bytes::new(), None, Bytes::new(), caller, app).await;
+        }
     }
 }
 
@@ -219,7 +222,8 @@ fn silent(declared: v1::Protocol, app: &App) -> bool {
 }
 
 /// Whether the first request of a connection is a kubelet's HTTP probe, by its own word: that decides how it is
-/// counted, and nothing else. The kubelet sends a request whole, on a connection of its own.
+/// counted, and nothing else. The kubelet sends a request whole, on a connection of its own. Its gRPC probes are told
+/// by [`http::inbound::serve`]: they begin as every gRPC client does.
 fn is_probe(request: &[u8]) -> bool {
     const HEADER: &[u8] = b"\r\nUser-Agent: kube-probe/";
     request.windows(HEADER.len()).any(|at| at == HEADER)

@@ -7,6 +7,7 @@ use std::cell::RefCell;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -18,14 +19,22 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use crate::metrics::{Cause, ConnectionGuard};
+use crate::metrics::{Cause, ConnectionGuard, Undecided};
 use crate::tls::{ClientTls, ServerTls};
 
 /// A connection as the data path sees it. Counts its bytes where it is told to.
 #[derive(Debug)]
 pub struct Io {
     stream: Stream,
-    counted: Option<ConnectionGuard>,
+    counted: Counted,
+}
+
+/// For whom the bytes count.
+#[derive(Debug)]
+enum Counted {
+    Nobody,
+    Peer(ConnectionGuard),
+    Undecided(Rc<Undecided>),
 }
 
 /// TLS is boxed: its state is about 1 KiB, and most functions hand an [`Io`] on.
@@ -64,14 +73,22 @@ impl Io {
     fn new(stream: Stream) -> Self {
         Self {
             stream,
-            counted: None,
+            counted: Counted::Nobody,
         }
     }
 
     /// From now on its bytes count for a peer; its end too.
     pub fn counted(self, guard: ConnectionGuard) -> Self {
         Self {
-            counted: Some(guard),
+            counted: Counted::Peer(guard),
+            ..self
+        }
+    }
+
+    /// The same for a peer that is not known yet.
+    pub fn counted_once_decided(self, undecided: Rc<Undecided>) -> Self {
+        Self {
+            counted: Counted::Undecided(undecided),
             ..self
         }
     }
@@ -167,8 +184,10 @@ impl Io {
 
     /// Counts that the peer broke the connection, where it counts for a peer.
     pub fn count_broken(&self) {
-        if let Some(guard) = &self.counted {
-            guard.error(Cause::Reset);
+        match &self.counted {
+            Counted::Nobody => {}
+            Counted::Peer(guard) => guard.error(Cause::Reset),
+            Counted::Undecided(undecided) => undecided.error(Cause::Reset),
         }
     }
 
@@ -180,16 +199,22 @@ impl Io {
     }
 
     fn count_read(&self, bytes: usize) {
-        if let Some(guard) = &self.counted {
-            guard.read(bytes as u64);
+        match &self.counted {
+            Counted::Nobody => {}
+            Counted::Peer(guard) => guard.read(bytes as u64),
+            Counted::Undecided(undecided) => undecided.read(bytes as u64),
         }
     }
 
     fn count_written(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if let (Some(guard), Poll::Ready(Ok(bytes))) = (&self.counted, &written)
-            && !self.plain().discards()
-        {
-            guard.written(*bytes as u64);
+        let Poll::Ready(Ok(bytes)) = &written else {
+            return written;
+        };
+        match &self.counted {
+            Counted::Nobody => {}
+            _ if self.plain().discards() => {}
+            Counted::Peer(guard) => guard.written(*bytes as u64),
+            Counted::Undecided(undecided) => undecided.written(*bytes as u64),
         }
         written
     }

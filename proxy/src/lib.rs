@@ -45,12 +45,14 @@ pub mod state_dir;
 
 pub mod access_log;
 mod admin;
+mod linger;
 mod logging;
 pub mod repeats;
 mod wait;
 
 use config::RunArgs;
 use init::InitArgs;
+use linger::LingerArgs;
 use wait::WaitArgs;
 
 /// What the proxy's binary can do.
@@ -62,6 +64,8 @@ pub enum Command {
     Init(InitArgs),
     /// Waits until the proxy of this pod is ready.
     Wait(WaitArgs),
+    /// Waits until the app of this pod has ended.
+    Linger(LingerArgs),
 }
 
 /// Runs one command to its end. Call it before any async runtime exists.
@@ -73,5 +77,6 @@ pub fn main(command: Command) -> anyhow::Result<()> {
         Command::Run(args) => run::run(args),
         Command::Init(args) => Ok(init::run(&args)?),
         Command::Wait(args) => Ok(wait::run(&args)?),
+        Command::Linger(args) => Ok(linger::run(&args)?),
     }
 }

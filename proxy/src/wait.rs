@@ -41,10 +41,8 @@ pub(crate) fn run(args: &WaitArgs) -> Result<(), NotReady> {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, args.admin_port.get()));
     let end = Instant::now() + args.timeout;
     loop {
-        let reason = match ask(address) {
-            Ok(answer) if answer.split_whitespace().nth(1) == Some("200") => return Ok(()),
-            Ok(answer) => answer.lines().last().unwrap_or_default().to_owned(),
-            Err(error) => error.to_string(),
+        let Err(reason) = ask(address) else {
+            return Ok(());
         };
         if Instant::now() + PAUSE > end {
             let timeout = args.timeout;
@@ -58,7 +56,19 @@ pub(crate) fn run(args: &WaitArgs) -> Result<(), NotReady> {
     }
 }
 
-fn ask(address: SocketAddr) -> io::Result<String> {
+/// Asks the proxy at this address of its admin port, once.
+///
+/// # Errors
+/// It is not ready, and this is why.
+pub(crate) fn ask(address: SocketAddr) -> Result<(), String> {
+    match answer(address) {
+        Ok(answer) if answer.split_whitespace().nth(1) == Some("200") => Ok(()),
+        Ok(answer) => Err(answer.lines().last().unwrap_or_default().to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn answer(address: SocketAddr) -> io::Result<String> {
     let mut proxy = TcpStream::connect_timeout(&address, REQUEST_TIMEOUT)?;
     proxy.set_read_timeout(Some(REQUEST_TIMEOUT))?;
     proxy.write_all(REQUEST)?;

@@ -27,7 +27,7 @@ fn from_the_first_check_to_uninstall() {
     let Some(stage) = Stage::new("from_the_first_check_to_uninstall") else {
         return;
     };
-    let chapters: [Chapter; 12] = [
+    let chapters: [Chapter; 13] = [
         ("install and check", install::install),
         ("opt a namespace in", install::opt_in),
         ("every protocol through the mesh", traffic::protocols),
@@ -35,6 +35,7 @@ fn from_the_first_check_to_uninstall() {
         ("what the command line shows", views::all),
         ("probes of every kind", kubelet::probes),
         ("jobs end", kubelet::jobs),
+        ("proxies outlive their apps", kubelet::leaving),
         ("inject and uninject", install::inject_and_uninject),
         ("the controller is away", away::all),
         ("new roots under load", rotation::under_load),

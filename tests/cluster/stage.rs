@@ -238,6 +238,16 @@ impl Stage {
     pub(crate) fn start(&self, namespace: &str, app: &str, arguments: &str) -> JoinHandle<Output> {
         let pods = self.pods(namespace, app);
         let pod = pods.first().expect("a pod").name_any();
+        self.start_in(namespace, pod, arguments)
+    }
+
+    /// The same in this pod, which may be ending.
+    pub(crate) fn start_in(
+        &self,
+        namespace: &str,
+        pod: String,
+        arguments: &str,
+    ) -> JoinHandle<Output> {
         let mut command = vec!["/mesh-testapp".to_owned()];
         command.extend(arguments.split_whitespace().map(str::to_owned));
         let api: Api<Pod> = self.api(namespace);

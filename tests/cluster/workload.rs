@@ -23,8 +23,7 @@ pub(crate) fn program(name: &str, image: &str) -> Value {
     })
 }
 
-/// A Deployment of `mesh-testapp`, which serves everything. Its probes count for nobody (a gRPC probe still does, as a call
-/// from outside of the mesh: see [`tcp_probed`]).
+/// A Deployment of `mesh-testapp`, which serves everything. Its probes count for nobody.
 pub(crate) fn deployment(name: &str, image: &str, replicas: u32) -> Value {
     json!({
         "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name},
@@ -41,6 +40,15 @@ pub(crate) fn classic(name: &str, image: &str) -> Value {
     let mut deployment = deployment(name, image, 1);
     deployment["spec"]["template"]["metadata"]["annotations"] =
         json!({names::ANNOTATION_NATIVE_SIDECAR: "false"});
+    deployment
+}
+
+/// One pod with such a proxy, whose app takes its time to end, as apps do that wait until nobody calls them any more.
+pub(crate) fn leaving(name: &str, image: &str, seconds: u32) -> Value {
+    let mut deployment = classic(name, image);
+    let spec = &mut deployment["spec"]["template"]["spec"];
+    spec["terminationGracePeriodSeconds"] = json!(10 * seconds);
+    spec["containers"][0]["lifecycle"] = json!({"preStop": {"sleep": {"seconds": seconds}}});
     deployment
 }
 
@@ -66,17 +74,16 @@ fn server(account: &str, image: &str) -> Value {
             "ports": [{"name": "http", "containerPort": 8080}, {"name": "echo", "containerPort": 7070}],
             "startupProbe": {"exec": {"command": ["/mesh-testapp", "--help"]}, "periodSeconds": 1, "timeoutSeconds": 10, "failureThreshold": 60},
             "readinessProbe": {"httpGet": {"path": "/probed", "port": "http"}, "periodSeconds": 1, "failureThreshold": 2},
+            "livenessProbe": {"grpc": {"port": 9090}, "periodSeconds": 2, "timeoutSeconds": 5, "failureThreshold": 5},
         }],
     })
 }
 
-/// A Deployment that becomes ready when something listens on a port, named as `echo` or given by number; it lives by gRPC.
+/// A Deployment that becomes ready when something listens on a port, named as `echo` or given by number.
 pub(crate) fn tcp_probed(name: &str, image: &str, port: &Value) -> Value {
     let mut deployment = deployment(name, image, 1);
     let container = &mut deployment["spec"]["template"]["spec"]["containers"][0];
     container["readinessProbe"] = json!({"tcpSocket": {"port": port}, "periodSeconds": 1});
-    container["livenessProbe"] =
-        json!({"grpc": {"port": 9090}, "periodSeconds": 2, "failureThreshold": 3});
     deployment
 }
 

@@ -96,6 +96,20 @@ fn an_archive_is_an_oci_layout_and_a_docker_archive() {
     }
 }
 
+/// What an app of the proxy's user sends is taken for the proxy's own, and passes by it.
+#[test]
+fn the_testapp_is_not_of_the_proxys_user() {
+    let folder = TempDir::new().unwrap();
+    let Some(program) = compile(folder.path(), "mesh-testapp", &["-static"]) else {
+        return skip("the_testapp", "gcc can't link statically here");
+    };
+    let image = Image::unpack(&pack(&program, &[]));
+    let index = image.json("index.json");
+    let manifest: Value = serde_json::from_slice(&image.blob(&index["manifests"][0])).unwrap();
+    let config: Value = serde_json::from_slice(&image.blob(&manifest["config"])).unwrap();
+    assert_eq!(config["config"]["User"], "65532:65532");
+}
+
 #[test]
 fn the_same_program_makes_the_same_bytes() {
     let folder = TempDir::new().unwrap();

@@ -67,9 +67,10 @@ cluster runs. Credentials that have expired fail here too: log in again.";
 K02 = Kubernetes, "the version of Kubernetes is supported",
 "Kubernetes 1.25 is the oldest version whose APIs mesh uses (Pod Security admission, policy/v1). Upgrade the cluster.";
 K03 = Kubernetes, "native sidecars are supported",
-"From Kubernetes 1.29 on, the proxy is a native sidecar: it is ready before the app starts, and it lets Jobs finish. On older
-versions the injector adds a classic container: apps may start before their proxy is ready, and a Job's pod stays until its
-proxy is ended. Upgrade the cluster, or live with it.";
+"From Kubernetes 1.29 on, the proxy is a native sidecar: it is ready before the app starts, it ends after the app, and it lets
+Jobs finish. On older versions the injector adds a classic container, whose hooks see to the first two for the pod's other
+containers; its init containers run before the mesh is there, and pods that are to complete, such as a Job's, get no proxy.
+Upgrade the cluster, or live with it.";
 K04 = Kubernetes, "you have the rights that are needed",
 "With --pre: to create everything that mesh install renders, of which the webhook's configuration and the cluster roles need an
 administrator of the cluster. Without --pre: to list the pods of mesh-system and to forward to their ports (get and, since

@@ -11,8 +11,8 @@ use tokio::time::{interval, sleep};
 
 use super::{Authority, Store, time};
 
-/// How often the rotation is looked at, at most.
-const ROTATION: Duration = Duration::from_secs(60);
+/// How often the rotation is looked at, at least and at most.
+const ROTATION: [Duration; 2] = [Duration::from_secs(60), Duration::from_millis(500)];
 /// How often the owner of a root is reminded that it expires.
 const REMINDER: Duration = Duration::from_secs(3600);
 /// What is left of its life then.
@@ -42,7 +42,6 @@ impl Authority {
     /// Rotates for ever, and takes over somebody else's roots as they change. What fails is tried again.
     /// Only one of those who share a store has to do so.
     pub async fn keep(&self) {
-        let every = (self.terms.leaf_lifetime / 10).clamp(Duration::from_millis(500), ROTATION);
         let mut reminder = interval(REMINDER);
         let mut provided = match &self.store {
             Store::Secret(secret) => secret.watch_provided().chain(stream::pending()).boxed(),
@@ -53,7 +52,7 @@ impl Authority {
                 tracing::error!(%error, "rotating the roots failed; it is tried again");
             }
             tokio::select! {
-                () = sleep(every) => {}
+                () = sleep(self.pause(SystemTime::now())) => {}
                 () = self.wake.notified() => {}
                 _ = reminder.tick() => self.remind(SystemTime::now()),
                 Some(material) = provided.next() => {
@@ -67,6 +66,18 @@ impl Authority {
                 }
             }
         }
+    }
+
+    /// Until the rotation is looked at again: what follows a root that ends soon must not be late.
+    fn pause(&self, now: SystemTime) -> Duration {
+        let left = self
+            .expires()
+            .and_then(|end| time(end).duration_since(now).ok());
+        let span = left.map_or(self.terms.leaf_lifetime, |left| {
+            left.min(self.terms.leaf_lifetime)
+        });
+        let [longest, shortest] = ROTATION;
+        (span / 10).clamp(shortest, longest)
     }
 
     fn remind(&self, now: SystemTime) {

@@ -3,7 +3,8 @@
 //! A root is *published* first: it is in everyone's trust bundle, nothing is signed by it. After
 //! [`Policy::publish_for`] it *issues*, and the one before it is *retiring*: still trusted, until every leaf it
 //! signed has expired. So whoever has heard of the bundle during the last `publish_for` trusts every leaf, and
-//! every leaf that is still valid is trusted.
+//! every leaf that is still valid is trusted. A root that comes late, when the issuing one has less left than
+//! `publish_for`, issues after half of that: no leaf outlives its root, so that after it there would be none.
 
 use std::time::Duration;
 
@@ -83,7 +84,10 @@ pub fn next(roots: &[Root], now: u64, policy: &Policy) -> Option<Step> {
         return published.map(Step::Promote).or(first);
     };
     if let Some(published) = published {
-        return over(&roots[published], policy.publish_for).then_some(Step::Promote(published));
+        let since = roots[published].since;
+        let halfway = since + roots[issuing].not_after.saturating_sub(since) / 2;
+        let due = over(&roots[published], policy.publish_for) || now >= halfway;
+        return due.then_some(Step::Promote(published));
     }
     let retiring = |root: &Root| root.stage == Stage::Retiring && over(root, policy.retire_for);
     if let Some(retired) = roots.iter().position(retiring) {
@@ -153,6 +157,28 @@ mod tests {
                 now += step;
             }
         }
+    }
+
+    #[test]
+    fn a_root_that_comes_late_issues_before_there_is_none() {
+        let policy = Policy {
+            own_roots: false,
+            ..Policy::for_leaves(Duration::from_secs(100))
+        };
+        let root = |stage, since, not_after| Root {
+            stage,
+            since,
+            not_after,
+        };
+        let mut roots = vec![
+            root(Stage::Issuing, 0, 1000),
+            root(Stage::Published, 960, 9000),
+        ];
+        take(&mut roots, 979, &policy);
+        assert_eq!(roots[1].stage, Stage::Published);
+        take(&mut roots, 980, &policy);
+        assert_eq!(roots[0].stage, Stage::Retiring);
+        assert_eq!(roots[1].stage, Stage::Issuing);
     }
 
     #[test]

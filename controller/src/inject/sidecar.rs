@@ -91,8 +91,9 @@ pub(super) fn proxy(overrides: &Overrides, settings: &Settings) -> Value {
     if overrides.native_sidecar {
         container["restartPolicy"] = "Always".into();
     } else {
-        let wait = [names::PROXY_PROGRAM, "wait"];
-        container["lifecycle"] = json!({"postStart": {"exec": {"command": wait}}});
+        // What the kubelet does for a sidecar: started before the pod's own containers, stopped after them.
+        let hook = |command: &str| json!({"exec": {"command": [names::PROXY_PROGRAM, command]}});
+        container["lifecycle"] = json!({"postStart": hook("wait"), "preStop": hook("linger")});
     }
     container
 }

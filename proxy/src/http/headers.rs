@@ -8,6 +8,7 @@ use http::{
     HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version,
     header::{
         CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, TE, TRANSFER_ENCODING, UPGRADE,
+        USER_AGENT,
     },
     request,
 };
@@ -44,6 +45,12 @@ impl Needs {
     pub(super) fn http1_only(&self) -> bool {
         self.version != Version::HTTP_2 && (self.tunnel || self.continues || self.absolute)
     }
+}
+
+/// Whether a request is a kubelet's probe, by its own word. Its gRPC library adds its own name at the end.
+pub(super) fn is_probe(headers: &HeaderMap) -> bool {
+    let agent = headers.get(USER_AGENT);
+    agent.is_some_and(|agent| agent.as_bytes().starts_with(b"kube-probe/"))
 }
 
 /// Takes what belongs to the caller's connection out of a request, and says what the request needs.

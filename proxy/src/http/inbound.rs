@@ -4,6 +4,7 @@ use std::{rc::Rc, time::Instant};
 
 use http::{HeaderValue, Request, Response, StatusCode, Uri, Version, header::HOST, request};
 use hyper::{body::Body, upgrade::OnUpgrade};
+use mesh_api::v1::Security;
 
 use super::{
     answer::{Refusal, reject},
@@ -22,14 +23,22 @@ use crate::{
     detect::HttpVersion,
     inbound::{App, Caller},
     io::Io,
+    metrics::{PeerLabels, PeerMetrics, Undecided},
     worker::Worker,
 };
 
 /// Times that a stale connection of the app's may hand a request back.
 const MAX_UNSENT: u32 = 3;
 
-/// Serves one connection of a caller until it ends.
+/// Serves one connection of a caller until it ends, and counts it.
 pub async fn serve(worker: Rc<Worker>, io: Io, version: HttpVersion, caller: Caller, app: Rc<App>) {
+    // A kubelet's gRPC probe begins as every gRPC client does: its request tells.
+    let undecided = (version == HttpVersion::Http2 && caller.identity.is_none())
+        .then(|| caller.metrics.undecided());
+    let io = match &undecided {
+        Some(undecided) => io.counted_once_decided(undecided.clone()),
+        None => io.counted(caller.metrics.connection()),
+    };
     let client_id = caller
         .identity
         .as_ref()
@@ -37,6 +46,7 @@ pub async fn serve(worker: Rc<Worker>, io: Io, version: HttpVersion, caller: Cal
     let inbound = Rc::new(Inbound {
         worker: worker.clone(),
         caller,
+        undecided,
         client_id,
         app,
     });
@@ -50,6 +60,8 @@ pub async fn serve(worker: Rc<Worker>, io: Io, version: HttpVersion, caller: Cal
 struct Inbound {
     worker: Rc<Worker>,
     caller: Caller,
+    /// Where a request tells who calls.
+    undecided: Option<Rc<Undecided>>,
     /// The value of `mesh-client-id`; none for a caller that is not meshed.
     client_id: Option<HeaderValue>,
     app: Rc<App>,
@@ -65,6 +77,7 @@ impl Upstream for Inbound {
         let (mut head, incoming) = request.into_parts();
         let body = !incoming.is_end_stream();
         let spoken = head.version;
+        let metrics = self.counts_for(&head);
         let original = self.introduce(&mut head);
         let mut needs = headers::receive(&mut head, body);
         needs.version = original;
@@ -78,7 +91,7 @@ impl Upstream for Inbound {
         );
         let mut forward = Forward::new(head, needs, incoming, body);
 
-        arrived.waits_for(&self.caller.metrics, 0);
+        arrived.waits_for(&metrics, 0);
         match self.attempt(&mut forward).await {
             Ok(answer) => {
                 if let Some(upload) = &forward.upload {
@@ -93,9 +106,9 @@ impl Upstream for Inbound {
                     },
                     upgrade,
                 };
-                Ok(self.respond(way_back, arrived, answer, forward.upload))
+                Ok(self.respond(way_back, arrived, metrics, answer, forward.upload))
             }
-            Err(failed) => self.give_up(client, &arrived, spoken, failed),
+            Err(failed) => self.give_up(client, &arrived, &metrics, spoken, failed),
         }
     }
 }
@@ -116,6 +129,23 @@ impl Inbound {
             to_origin_form(head);
         }
         original
+    }
+
+    /// For whom a request counts: a kubelet's gRPC probe is nobody's, as its HTTP probe is. As there, its own word decides
+    /// that, and nothing else.
+    fn counts_for(&self, head: &request::Parts) -> Rc<PeerMetrics> {
+        let Some(undecided) = &self.undecided else {
+            return self.caller.metrics.clone();
+        };
+        let metrics = match headers::is_probe(&head.headers) {
+            true => self.worker.metrics.peer(PeerLabels {
+                security: Security::Probe,
+                ..self.caller.metrics.labels().clone()
+            }),
+            false => self.caller.metrics.clone(),
+        };
+        undecided.decide(&metrics);
+        metrics
     }
 
     async fn attempt(&self, forward: &mut Forward) -> Result<Answer, Failed> {
@@ -145,13 +175,14 @@ impl Inbound {
         &self,
         way_back: WayBack<'_>,
         arrived: Arrived,
+        metrics: Rc<PeerMetrics>,
         mut answer: Answer,
         upload: Option<Rc<Upload>>,
     ) -> Response<ResponseBody> {
         if let Err(refusal) = respond::check(&mut answer.head, way_back.needs) {
-            return self.refuse(&arrived, &refusal);
+            return self.refuse(&arrived, &metrics, &refusal);
         }
-        let (metrics, server) = (self.caller.metrics.clone(), self.app.address);
+        let server = self.app.address;
         let exchange = Exchange {
             lease: Some(answer.lease),
             rtt: answer.rtt,
@@ -165,6 +196,7 @@ impl Inbound {
         &self,
         client: &Rc<Client>,
         arrived: &Arrived,
+        metrics: &PeerMetrics,
         spoken: Version,
         failed: Failed,
     ) -> Result<Response<ResponseBody>, Reset> {
@@ -178,7 +210,6 @@ impl Inbound {
                 });
             }
             Failed::Try(TryError::Reset(error)) if spoken == Version::HTTP_2 => {
-                let metrics = &self.caller.metrics;
                 arrived.failed(metrics, None, 13, 0, "the app reset the stream");
                 return Err(Reset(error));
             }
@@ -187,12 +218,17 @@ impl Inbound {
                 ..explain(&error, self.app.address)
             },
         };
-        Ok(self.refuse(arrived, &refusal))
+        Ok(self.refuse(arrived, metrics, &refusal))
     }
 
-    fn refuse(&self, arrived: &Arrived, refusal: &Refusal) -> Response<ResponseBody> {
+    fn refuse(
+        &self,
+        arrived: &Arrived,
+        metrics: &PeerMetrics,
+        refusal: &Refusal,
+    ) -> Response<ResponseBody> {
         arrived.failed(
-            &self.caller.metrics,
+            metrics,
             Some(refusal.status),
             refusal.grpc_status(),
             0,

@@ -1,7 +1,15 @@
 //! Connections to an app through one proxy or two, against real servers on loopback.
 
+use std::convert::Infallible;
 use std::io::ErrorKind;
 
+use ::http::{Request, Response};
+use http_body_util::Empty;
+use hyper::body::Incoming;
+use hyper::client::conn::http2::handshake;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::task::{LocalSet, spawn_local};
@@ -139,6 +147,61 @@ fn a_probe_says_that_it_is_one() {
     ] {
         assert!(!is_probe(other.as_bytes()), "{other}");
     }
+}
+
+/// It begins as every gRPC client does; only the head of its request says what it is.
+#[tokio::test]
+async fn a_grpc_probe_counts_as_one() {
+    let test = async {
+        let (listener, app) = server(false).await;
+        spawn_local(async move {
+            loop {
+                let (tcp, _) = listener.accept().await.unwrap();
+                let answer = service_fn(async |_: Request<Incoming>| {
+                    Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
+                });
+                let served = http2::Builder::new(TokioExecutor::new())
+                    .serve_connection(TokioIo::new(tcp), answer);
+                tokio::spawn(served);
+            }
+        });
+        let worker = Worker::for_test(Tls::new());
+        let api = pod(&worker, app).await;
+        for (agent, is_probe) in [
+            ("kube-probe/1.36 grpc-go/1.72.2", true),
+            ("grpc-go/1.72.2", false),
+        ] {
+            let tcp = TcpStream::connect(api).await.unwrap();
+            let (mut client, connection) = handshake(TokioExecutor::new(), TokioIo::new(tcp))
+                .await
+                .unwrap();
+            let connection = spawn_local(connection);
+            let request = Request::post("http://api/grpc.health.v1.Health/Check")
+                .header("user-agent", agent)
+                .body(Empty::<Bytes>::new())
+                .unwrap();
+            client.send_request(request).await.unwrap();
+            drop(client);
+            connection.await.unwrap().unwrap();
+            let text = worker.metrics.process().encode();
+            let counted = |name: &str, label: &str| {
+                let line = text
+                    .lines()
+                    .find(|line| line.starts_with(&format!("{name}{{")) && line.contains(label));
+                line.map_or("0", |line| line.rsplit(' ').next().unwrap())
+            };
+            let others = if is_probe { "0" } else { "1" };
+            for name in ["request_total", "tcp_open_total"] {
+                assert_eq!(counted(name, "reason=\"probe\""), "1", "{name} in {text}");
+                assert_eq!(
+                    counted(name, "tls=\"loopback\""),
+                    others,
+                    "{name} in {text}"
+                );
+            }
+        }
+    };
+    LocalSet::new().run_until(test).await;
 }
 
 #[tokio::test]

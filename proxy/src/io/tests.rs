@@ -129,7 +129,7 @@ async fn a_full_cork_makes_the_writer_wait() {
     let (mut stream, cork) = cork(Io::from(tcp.await.unwrap()));
     let (mut peer, _) = listener.accept().unwrap();
     const PIECES: usize = 2000;
-    let written = std::rc::Rc::new(std::cell::Cell::new(0));
+    let written = Rc::new(std::cell::Cell::new(0));
     let count = written.clone();
     let write = async move {
         for _ in 0..PIECES {

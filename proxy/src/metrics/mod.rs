@@ -37,7 +37,7 @@ use std::{
 use hashbrown::HashTable;
 use mesh_api::v1;
 
-pub use peer::{Cause, ConnectionGuard, PeerLabels, PeerMetrics, RequestRecord};
+pub use peer::{Cause, ConnectionGuard, PeerLabels, PeerMetrics, RequestRecord, Undecided};
 pub use prometheus::CONTENT_TYPE;
 pub use tap::Tap;
 
@@ -255,6 +255,12 @@ impl WorkerMetrics {
     /// Single requests, for `mesh tap`. Check [`Tap::active`] before building an event.
     pub fn tap(&self) -> &Tap {
         self.process.tap()
+    }
+
+    /// All that this process counts.
+    #[cfg(test)]
+    pub(crate) fn process(&self) -> &Metrics {
+        &self.process
     }
 }
 

@@ -1,7 +1,7 @@
 //! Counting what goes to and comes from one peer.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, OnceCell, RefCell},
     rc::Rc,
     sync::Arc,
     time::{Duration, Instant},
@@ -198,6 +198,15 @@ pub struct ConnectionGuard {
     peer: Rc<PeerMetrics>,
 }
 
+/// An open connection of which its first request will tell for whom it counts; without one, for whom it is presumed to.
+#[derive(Debug)]
+pub struct Undecided {
+    presumed: Rc<PeerMetrics>,
+    guard: OnceCell<ConnectionGuard>,
+    read: Cell<u64>,
+    written: Cell<u64>,
+}
+
 impl PeerMetrics {
     pub(super) fn new(process: Arc<Metrics>, labels: PeerLabels) -> Self {
         let series = Arc::new(PeerSeries::new(labels));
@@ -243,6 +252,16 @@ impl PeerMetrics {
     pub fn connection(self: &Rc<Self>) -> ConnectionGuard {
         self.series.opened.add(1);
         ConnectionGuard { peer: self.clone() }
+    }
+
+    /// A connection whose peer may turn out to be another one before its first request.
+    pub fn undecided(self: &Rc<Self>) -> Rc<Undecided> {
+        Rc::new(Undecided {
+            presumed: self.clone(),
+            guard: OnceCell::new(),
+            read: Cell::new(0),
+            written: Cell::new(0),
+        })
     }
 
     /// Counts a connection that failed or was refused.
@@ -371,6 +390,48 @@ impl ConnectionGuard {
 impl Drop for ConnectionGuard {
     fn drop(&mut self) {
         self.peer.series.closed.add(1);
+    }
+}
+
+impl Undecided {
+    /// From now on, and all that was before, it counts for this peer. The first decision holds.
+    pub fn decide(&self, peer: &Rc<PeerMetrics>) {
+        self.guard.get_or_init(|| {
+            let guard = peer.connection();
+            guard.read(self.read.get());
+            guard.written(self.written.get());
+            guard
+        });
+    }
+
+    /// As [`ConnectionGuard::error`]; it decides.
+    pub fn error(&self, cause: Cause) {
+        self.decide(&self.presumed);
+        if let Some(guard) = self.guard.get() {
+            guard.error(cause);
+        }
+    }
+
+    /// As [`ConnectionGuard::read`].
+    pub fn read(&self, bytes: u64) {
+        match self.guard.get() {
+            Some(guard) => guard.read(bytes),
+            None => self.read.set(self.read.get() + bytes),
+        }
+    }
+
+    /// As [`ConnectionGuard::written`].
+    pub fn written(&self, bytes: u64) {
+        match self.guard.get() {
+            Some(guard) => guard.written(bytes),
+            None => self.written.set(self.written.get() + bytes),
+        }
+    }
+}
+
+impl Drop for Undecided {
+    fn drop(&mut self) {
+        self.decide(&self.presumed);
     }
 }
 

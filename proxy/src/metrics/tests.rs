@@ -55,6 +55,42 @@ fn value(text: &str, start: &str) -> Option<f64> {
 }
 
 #[test]
+fn what_was_undecided_counts_for_one_peer_from_its_first_byte() {
+    let metrics = Metrics::new();
+    let worker = metrics.worker();
+    let (presumed, found) = (worker.peer(labels("a")), worker.peer(labels("b")));
+    let connections = [presumed.undecided(), presumed.undecided()];
+    for connection in &connections {
+        connection.read(5);
+        connection.written(7);
+    }
+    connections[0].decide(&found);
+    connections[0].decide(&presumed);
+    connections[0].read(1);
+    let open = |metrics: &Metrics| {
+        let mut open: Vec<_> = take(metrics)
+            .connections
+            .into_iter()
+            .map(|peer| {
+                (
+                    peer.peer_pod,
+                    peer.open,
+                    peer.read_bytes,
+                    peer.written_bytes,
+                )
+            })
+            .filter(|peer| (peer.1, peer.2, peer.3) != (0, 0, 0))
+            .collect();
+        open.sort();
+        open
+    };
+    assert_eq!(open(&metrics), [("b".to_owned(), 1, 6, 7)]);
+    // One that has ended has said all it will.
+    drop(connections);
+    assert_eq!(open(&metrics), [("a".to_owned(), 0, 5, 7)]);
+}
+
+#[test]
 fn a_report_has_what_came_since_the_last_one() {
     let metrics = Metrics::new();
     let (one, two) = (metrics.worker(), metrics.worker());
