@@ -47,6 +47,7 @@ pub mod access_log;
 mod admin;
 mod linger;
 mod logging;
+pub mod memory;
 pub mod repeats;
 mod wait;
 

@@ -16,5 +16,10 @@ struct Cli {
 }
 
 fn main() -> anyhow::Result<()> {
+    mesh_proxy::memory::give_back_with(|| {
+        // SAFETY: it takes nothing but a flag (give back also what has been free for an instant only), and may be
+        // called at any time, on any thread.
+        unsafe { libmimalloc_sys::mi_collect(true) }
+    });
     mesh_proxy::main(Cli::parse().command)
 }

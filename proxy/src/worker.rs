@@ -26,6 +26,7 @@ use crate::drain::Drain;
 use crate::inbound::{self, App};
 use crate::io::{tune_local, tune_remote};
 use crate::listen;
+use crate::memory;
 use crate::metrics::{Cause, Metrics, WorkerMetrics};
 use crate::outbound;
 use crate::repeats::Repeats;
@@ -138,9 +139,15 @@ async fn run(
 async fn tick(worker: Rc<Worker>) {
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut gave_back = Instant::now();
     loop {
         ticks.tick().await;
-        worker.tend(Instant::now());
+        let now = Instant::now();
+        worker.tend(now);
+        if now - gave_back >= memory::EVERY {
+            gave_back = now;
+            memory::give_back();
+        }
     }
 }
 

@@ -91,6 +91,20 @@ pub(crate) fn enter() -> anyhow::Result<()> {
         ip(&format!(
             "-n {name} route add default via {NODE} dev eth0 onlink"
         ))?;
+        pod.enter(forget_closed_connections)??;
+    }
+    Ok(())
+}
+
+/// Who opens thousands of connections a second would have no port left after ten seconds, and its peers of the next
+/// round none from the start.
+fn forget_closed_connections() -> anyhow::Result<()> {
+    for (setting, value) in [
+        ("ip_local_port_range", "1024 65535"),
+        ("tcp_max_tw_buckets", "0"),
+    ] {
+        let path = format!("/proc/sys/net/ipv4/{setting}");
+        std::fs::write(&path, value).with_context(|| format!("writing {value} to {path}"))?;
     }
     Ok(())
 }
