@@ -8,7 +8,8 @@ use bytes::Bytes;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
-    task::{LocalSet, spawn_local},
+    runtime::LocalOptions,
+    task::spawn_local,
 };
 
 use super::{allocations, pod};
@@ -150,8 +151,8 @@ fn on_one_thread(work: impl Future<Output = anyhow::Result<u64>>) -> u64 {
     let run = || {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
-            .build()?;
-        LocalSet::new().block_on(&runtime, work)
+            .build_local(LocalOptions::default())?;
+        runtime.block_on(work)
     };
     // Whoever started this process reads why.
     run().unwrap()
