@@ -58,6 +58,14 @@ pub(crate) fn run(args: &MicroArgs) -> anyhow::Result<()> {
         args.words.is_empty() || args.words.iter().any(|word| case.name.contains(word))
     };
     let chosen: Vec<_> = CASES.iter().filter(chosen).collect();
+    if chosen.is_empty() {
+        let known: Vec<_> = CASES.iter().map(|case| case.name).collect();
+        bail!(
+            "no case has {} in its name: known are {}",
+            args.words.join(" or "),
+            known.join(", ")
+        );
+    }
     if let Err(reason) = measure::can_count() {
         // Not a failure: the figures are for those who can take them.
         eprintln!("micro: skipped, {reason}");

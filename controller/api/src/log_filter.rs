@@ -23,11 +23,15 @@ pub fn parse(filter: &str, program: &str) -> Result<Targets, LogFilterError> {
         filter: filter.to_owned(),
         reason,
     };
-    if filter.trim().is_empty() {
+    // The library takes no blanks, and nothing for "error".
+    let directives: Vec<&str> = filter
+        .split(',')
+        .map(str::trim)
+        .filter(|directive| !directive.is_empty())
+        .collect();
+    if directives.is_empty() {
         return Err(refused("it is empty".to_owned()));
     }
-    // The library takes no blanks.
-    let directives: Vec<&str> = filter.split(',').map(str::trim).collect();
     // A bare word that is no level would be taken for the name of a module, and silence everything.
     let is_level_or_directive =
         |part: &&str| part.contains(['=', '[', ':']) || part.parse::<LevelFilter>().is_ok();
@@ -36,9 +40,13 @@ pub fn parse(filter: &str, program: &str) -> Result<Targets, LogFilterError> {
             "the levels are off, error, warn, info, debug and trace".to_owned(),
         ));
     }
-    let filter = match filter.trim().parse::<LevelFilter>() {
+    if let Some(directive) = directives.iter().find(|part| part.ends_with('=')) {
+        return Err(refused(format!("{directive:?} names no level")));
+    }
+    let directives = directives.join(",");
+    let filter = match directives.parse::<LevelFilter>() {
         Ok(level) => format!("{},{program}={level}", level.min(LevelFilter::WARN)),
-        Err(_) => directives.join(","),
+        Err(_) => directives,
     };
     filter
         .parse::<Targets>()
@@ -71,10 +79,13 @@ mod tests {
         for filter in [
             "",
             " ",
+            ",",
             "inof",
             "loud",
             "info,mesh_proxy",
             "mesh_proxy=lots",
+            "info,mesh_proxy=",
+            " A᪠=",
         ] {
             assert!(parsed(filter).is_err(), "{filter}");
         }
@@ -84,6 +95,7 @@ mod tests {
     fn a_bare_level_leaves_the_libraries_at_warn() {
         assert_eq!(parsed("debug").unwrap(), "mesh_proxy=debug,warn");
         assert_eq!(parsed("error").unwrap(), "mesh_proxy=error,error");
+        assert_eq!(parsed(" debug,").unwrap(), "mesh_proxy=debug,warn");
     }
 
     #[test]
