@@ -1,6 +1,6 @@
 //! The mesh command.
 
-use std::process::ExitCode;
+use std::{io::Write, process::ExitCode};
 
 use clap::{CommandFactory, Parser, Subcommand};
 
@@ -99,7 +99,8 @@ fn main() -> ExitCode {
         // The reader, such as `head`, has what it wanted.
         Err(error) if mesh::output::is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("mesh: {error:#}");
+            // Not eprintln!, which panics where nobody reads: the status is the answer then.
+            let _ = writeln!(std::io::stderr(), "mesh: {error:#}");
             ExitCode::FAILURE
         }
     }
