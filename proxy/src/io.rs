@@ -58,13 +58,15 @@ impl From<Plain> for Io {
 }
 
 impl From<ClientTls<Plain>> for Io {
-    fn from(tls: ClientTls<Plain>) -> Self {
+    fn from(mut tls: ClientTls<Plain>) -> Self {
+        tls.get_mut().1.set_buffer_limit(Some(WRITE_SIZE));
         Self::new(Stream::Client(Box::new(tls)))
     }
 }
 
 impl From<ServerTls<Plain>> for Io {
-    fn from(tls: ServerTls<Plain>) -> Self {
+    fn from(mut tls: ServerTls<Plain>) -> Self {
+        tls.get_mut().1.set_buffer_limit(Some(WRITE_SIZE));
         Self::new(Stream::Server(Box::new(tls)))
     }
 }
@@ -285,8 +287,10 @@ impl AsyncWrite for Io {
     }
 }
 
-/// Bytes that one read takes, at most: four full TLS records.
-pub const READ_SIZE: usize = 64 * 1024;
+/// Bytes that one read takes, at most: eight full TLS records. A body of 100 KB costs a sixth more CPU in reads of 64 KiB.
+pub const READ_SIZE: usize = 128 * 1024;
+/// Bytes that a TLS session takes at once: what was read, and a head before it, leave in one write.
+const WRITE_SIZE: usize = READ_SIZE + 16 * 1024;
 
 /// Lends a buffer of [`READ_SIZE`] that all connections of this thread share, so that idle ones need none.
 /// It can't be lent twice at once: `with` must not call back.

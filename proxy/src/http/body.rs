@@ -11,10 +11,13 @@ use std::{
 
 use bytes::Bytes;
 use http::HeaderMap;
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::{Body, Frame, SizeHint};
 
 use super::{
-    connection::ConnectionError, exchange::Exchange, forward::Received, h1::client, pool::Channel,
+    exchange::Exchange,
+    forward::{ConnectionError, Received},
+    h1, http2,
+    pool::Channel,
 };
 
 /// How a response body ended.
@@ -39,7 +42,7 @@ enum Source {
     Words(Bytes),
     /// On the HTTP/1.x connection that the exchange holds.
     Http1,
-    Http2(Incoming),
+    Http2(http2::client::ResponseBody),
 }
 
 impl ResponseBody {
@@ -56,7 +59,7 @@ impl ResponseBody {
         let mut body = Self {
             source: match received {
                 Received::Http1 => Source::Http1,
-                Received::Http2(incoming) => Source::Http2(incoming),
+                Received::Http2(body) => Source::Http2(body),
             },
             exchange: Some(exchange),
         };
@@ -74,7 +77,7 @@ impl ResponseBody {
         }
     }
 
-    fn connection(&mut self) -> Option<&mut client::Connection> {
+    fn connection(&mut self) -> Option<&mut h1::client::Connection> {
         match &mut self.exchange.as_mut()?.lease.as_mut()?.channel {
             Channel::Http1(connection) => Some(connection),
             Channel::Http2(_) => None,
@@ -110,10 +113,10 @@ impl Body for ResponseBody {
                 let frame = frame.map(|frame| frame.map_err(ConnectionError::Http1));
                 (frame, connection.is_end_stream())
             }
-            Source::Http2(incoming) => {
-                let frame = ready!(Pin::new(&mut *incoming).poll_frame(cx));
+            Source::Http2(body) => {
+                let frame = ready!(body.poll_frame(cx));
                 let frame = frame.map(|frame| frame.map_err(ConnectionError::Http2));
-                (frame, incoming.is_end_stream())
+                (frame, body.is_end_stream())
             }
         };
         match &frame {
@@ -143,7 +146,7 @@ impl Body for ResponseBody {
                 Some(connection) => connection.is_end_stream(),
                 None => true,
             },
-            Source::Http2(incoming) => incoming.is_end_stream(),
+            Source::Http2(body) => body.is_end_stream(),
         }
     }
 
@@ -154,7 +157,7 @@ impl Body for ResponseBody {
                 Some(connection) => connection.size_hint(),
                 None => SizeHint::with_exact(0),
             },
-            Source::Http2(incoming) => incoming.size_hint(),
+            Source::Http2(body) => body.size_hint(),
         }
     }
 }

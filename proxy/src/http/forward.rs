@@ -6,17 +6,13 @@
 use std::{rc::Rc, time::Duration};
 
 use http::{Request, Version, request, response};
-use hyper::{
-    body::{Body, Incoming as Http2Body},
-    client::conn::TrySendError,
-    ext::Protocol,
-};
+use hyper::ext::Protocol;
 
 use super::{
-    connection::{ConnectionError, Http2Stream},
-    h1::client,
+    h1,
     headers::{self, Needs},
-    incoming::{Incoming, h2_error},
+    http2,
+    incoming::Incoming,
     pool::{Channel, Lease, PoolError, Wants},
     retry::Failure,
     upload::{RequestBody, Upload},
@@ -45,13 +41,22 @@ pub(super) struct Answer {
 pub(super) enum Received {
     /// On the connection that is leased; complete already, or still to be read from it.
     Http1,
-    Http2(Http2Body),
+    Http2(http2::client::ResponseBody),
 }
 
 /// How a try at one endpoint failed.
 pub(super) enum Failed {
     Dial(PoolError),
     Try(TryError),
+}
+
+/// How a connection to an endpoint failed a request.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ConnectionError {
+    #[error(transparent)]
+    Http1(h1::client::Error),
+    #[error("HTTP/2")]
+    Http2(#[source] h2::Error),
 }
 
 /// How a try failed before a response head arrived.
@@ -163,7 +168,7 @@ impl Forward {
 
     async fn send_http1(
         &self,
-        connection: &mut client::Connection,
+        connection: &mut h1::client::Connection,
         head: &request::Parts,
     ) -> Result<response::Parts, TryError> {
         let upload = self.upload.as_ref();
@@ -172,26 +177,26 @@ impl Forward {
         let sent = connection.send(head, self.body(), gate, long).await;
         sent.map_err(|error| match error {
             _ if self.client_left() => TryError::ClientLeft,
-            client::Error::Unsent => TryError::Unsent,
+            h1::client::Error::Unsent => TryError::Unsent,
             error => TryError::Lost(ConnectionError::Http1(error)),
         })
     }
 
     async fn send_http2(
         &mut self,
-        stream: &mut Http2Stream,
+        stream: &mut http2::client::Stream,
         head: request::Parts,
     ) -> Result<(response::Parts, Received), TryError> {
         if head.extensions.get::<Protocol>().is_some() && !stream.takes_extended_connect().await {
             return Err(TryError::NoExtendedConnect);
         }
-        let request = Request::from_parts(head, self.body());
-        match stream.send(request).await {
-            Ok(response) => {
-                let (head, body) = response.into_parts();
-                Ok((head, Received::Http2(body)))
+        match stream.send(head, self.body()).await {
+            Ok((head, body)) => Ok((head, Received::Http2(body))),
+            Err(http2::client::Error::Unsent(head)) => {
+                self.head = Some(*head);
+                Err(TryError::Unsent)
             }
-            Err(error) => Err(self.failed(error)),
+            Err(http2::client::Error::Failed(error)) => Err(self.failed(error)),
         }
     }
 
@@ -208,26 +213,23 @@ impl Forward {
             .is_some_and(|upload| upload.is_broken())
     }
 
-    fn failed(&mut self, mut error: TrySendError<Request<RequestBody>>) -> TryError {
-        if let Some(request) = error.take_message() {
-            self.head = Some(request.into_parts().0);
-            return TryError::Unsent;
-        }
+    fn failed(&self, error: h2::Error) -> TryError {
         if self.client_left() {
             return TryError::ClientLeft;
         }
-        let error = ConnectionError::Http2(error.into_error());
-        match h2_error(&error) {
-            Some(h2) if h2.is_remote() && h2.reason() == Some(h2::Reason::REFUSED_STREAM) => {
-                TryError::Refused { overloaded: true }
-            }
-            // h2 fails a stream with the peer's GOAWAY only when its id is above the last one that
-            // the peer says it has seen; those below fail with what ends the connection.
-            Some(h2) if h2.is_remote() && h2.is_go_away() => {
-                TryError::Refused { overloaded: false }
-            }
-            Some(h2) if h2.is_remote() && h2.is_reset() => TryError::Reset(error),
-            _ => TryError::Lost(error),
+        if error.is_remote() && error.reason() == Some(h2::Reason::REFUSED_STREAM) {
+            return TryError::Refused { overloaded: true };
+        }
+        // h2 fails a stream with the peer's GOAWAY only when its id is above the last one that
+        // the peer says it has seen; those below fail with what ends the connection.
+        if error.is_remote() && error.is_go_away() {
+            return TryError::Refused { overloaded: false };
+        }
+        let reset = error.is_remote() && error.is_reset();
+        let error = ConnectionError::Http2(error);
+        match reset {
+            true => TryError::Reset(error),
+            false => TryError::Lost(error),
         }
     }
 }

@@ -18,7 +18,7 @@ mod headers;
 mod retry;
 mod upload;
 
-mod connection;
+mod http2;
 mod pool;
 
 mod answer;

@@ -16,8 +16,8 @@ use tokio::{sync::Notify, task::spawn_local};
 
 use super::{
     answer::causes,
-    connection::{Http2, Http2Stream},
     h1::client::Connection as Http1,
+    http2::client::{Connection as Http2, Stream as Http2Stream},
 };
 use crate::{connect::ConnectError, io::Io};
 
@@ -66,7 +66,7 @@ pub(super) enum PoolError {
     Dial(Rc<ConnectError>),
     /// The stream is there, but HTTP can't begin on it: the peer has just closed it.
     #[error("the connection was made, but HTTP can't begin on it: {}", causes(&**.0))]
-    Handshake(Rc<hyper::Error>),
+    Handshake(Rc<h2::Error>),
 }
 
 /// The HTTP connections to one endpoint, or to the app, on one worker.
@@ -291,7 +291,7 @@ impl Connections {
     fn shared_stream(&self) -> Option<Http2Stream> {
         let mut http2 = self.http2.borrow_mut();
         // A connection that got a GOAWAY takes no more requests; its streams keep it alive.
-        http2.retain(|shared| !shared.connection.is_closed());
+        http2.retain_mut(|shared| !shared.connection.is_closed());
         let shared = http2
             .iter_mut()
             .find(|shared| shared.connection.has_room())?;

@@ -57,14 +57,17 @@ pub(super) fn pass_on(
         needs,
         upgrade,
     } = way_back;
-    let server = head.extensions.remove::<OnUpgrade>();
     headers::respond(&mut head, needs.version);
     let connected = exchange.arrived.method() == Method::CONNECT && head.status.is_success();
     if !needs.tunnel || !(connected || head.status == StatusCode::SWITCHING_PROTOCOLS) {
         return Response::from_parts(head, ResponseBody::endpoint(received, exchange));
     }
     if let (Some(lease), busy) = exchange.into_tunnel() {
-        let tunnel = Tunnel::new(lease, busy, server);
+        let stream = match received {
+            Received::Http1 => None,
+            Received::Http2(body) => body.into_tunnel(),
+        };
+        let tunnel = Tunnel::new(lease, busy, stream);
         match upgrade.filter(|_| needs.version == Version::HTTP_2) {
             Some(upgrade) => {
                 spawn_local(tunnel.run_stream(upgrade));

@@ -17,11 +17,10 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use super::{
     answer::reject,
     body::ResponseBody,
-    connection::{
-        CONNECTION_WINDOW, ConnectionError, Local, PING_INTERVAL, PING_TIMEOUT, STREAM_WINDOW,
-    },
+    forward::ConnectionError,
     h1,
     head::{MAX_HEAD, Rejection, check_authority},
+    http2::{CONNECTION_WINDOW, Local, PING_INTERVAL, PING_TIMEOUT, STREAM_WINDOW},
     incoming::Incoming,
     tunnel::Tunnel,
 };

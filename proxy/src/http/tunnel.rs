@@ -1,11 +1,11 @@
 //! After CONNECT and Upgrade: bytes both ways, in a protocol that is nobody's business.
 
 use bytes::Bytes;
-use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::copy_bidirectional;
 
-use super::{exchange::Busy, pool::Lease};
+use super::{exchange::Busy, http2, pool::Lease};
 use crate::{io::Io, tcp};
 
 /// The endpoint's side of a protocol that is about to begin.
@@ -13,15 +13,15 @@ pub(super) struct Tunnel {
     lease: Lease,
     busy: Busy,
     /// Of an HTTP/2 response.
-    upgrade: Option<OnUpgrade>,
+    stream: Option<http2::TunnelledStream>,
 }
 
 impl Tunnel {
-    pub(super) fn new(lease: Lease, busy: Busy, upgrade: Option<OnUpgrade>) -> Self {
+    pub(super) fn new(lease: Lease, busy: Busy, stream: Option<http2::TunnelledStream>) -> Self {
         Self {
             lease,
             busy,
-            upgrade,
+            stream,
         }
     }
 
@@ -39,21 +39,16 @@ impl Tunnel {
 
     /// Connects it to an HTTP/2 client's stream, once the response is on its way.
     pub(super) async fn run_stream(self, client: OnUpgrade) {
-        let Some(server) = self.upgrade else {
+        let Some(mut server) = self.stream else {
             return;
         };
-        let (Ok(client), Ok(server)) = (client.await, server.await) else {
+        let Ok(client) = client.await else {
             return;
         };
-        let (mut client, mut server) = (stream(client), stream(server));
+        let mut client = TokioIo::new(client);
         let copied = copy_bidirectional(&mut client, &mut server).await;
         tracing::debug!(?copied, "a tunnelled stream ended");
         drop(self.busy);
         drop(self.lease);
     }
-}
-
-/// hyper's traits to tokio's.
-fn stream(upgraded: Upgraded) -> TokioIo<Upgraded> {
-    TokioIo::new(upgraded)
 }

@@ -4,7 +4,6 @@
 //! out once the connection has been polled.
 
 use std::cell::RefCell;
-use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -15,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::Io;
 
-/// From so much on the writer has to wait. It is what rustls takes at once.
+/// From so much on the writer has to wait. A TLS session takes it at once.
 const FULL: usize = 64 * 1024;
 
 /// The stream that is written to.
@@ -34,11 +33,10 @@ struct Gathered {
     unflushed: bool,
     /// Why nothing can be written any more.
     failed: Option<io::ErrorKind>,
-    /// Waits for something to let out.
-    flusher: Option<Waker>,
     /// Waits for room.
     writer: Option<Waker>,
-    closed: bool,
+    /// Something was read that nobody has been told of.
+    heard: bool,
 }
 
 /// A stream on which nothing leaves before its cork is asked to let it out.
@@ -48,9 +46,8 @@ pub fn cork(io: Io) -> (Corked, Cork) {
         out: BytesMut::new(),
         unflushed: false,
         failed: None,
-        flusher: None,
         writer: None,
-        closed: false,
+        heard: false,
     }));
     (Corked(gathered.clone()), Cork(gathered))
 }
@@ -62,20 +59,9 @@ impl Cork {
         let _ = self.0.borrow_mut().poll_flush(cx);
     }
 
-    /// Lets out whatever is written, as long as the stream lives. For a task of its own, where another one polls the
-    /// connection.
-    pub async fn run(self) {
-        poll_fn(|cx| {
-            let gathered = &mut *self.0.borrow_mut();
-            match ready!(gathered.poll_flush(cx)) {
-                Ok(()) if !gathered.closed => {
-                    gathered.flusher = Some(cx.waker().clone());
-                    Poll::Pending
-                }
-                _ => Poll::Ready(()),
-            }
-        })
-        .await;
+    /// Whether anything has been read since this was last asked.
+    pub fn take_heard(&self) -> bool {
+        std::mem::take(&mut self.0.borrow_mut().heard)
     }
 }
 
@@ -117,7 +103,11 @@ impl AsyncRead for Corked {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0.borrow_mut().io).poll_read(cx, buf)
+        let gathered = &mut *self.0.borrow_mut();
+        let before = buf.filled().len();
+        let read = Pin::new(&mut gathered.io).poll_read(cx, buf);
+        gathered.heard |= buf.filled().len() > before;
+        read
     }
 }
 
@@ -146,9 +136,6 @@ impl AsyncWrite for Corked {
         for buf in bufs {
             gathered.out.extend_from_slice(buf);
         }
-        if let Some(flusher) = gathered.flusher.take() {
-            flusher.wake();
-        }
         Poll::Ready(Ok(bufs.iter().map(|buf| buf.len()).sum()))
     }
 
@@ -167,15 +154,5 @@ impl AsyncWrite for Corked {
         let gathered = &mut *self.0.borrow_mut();
         ready!(gathered.poll_flush(cx))?;
         Pin::new(&mut gathered.io).poll_shutdown(cx)
-    }
-}
-
-impl Drop for Corked {
-    fn drop(&mut self) {
-        let gathered = &mut *self.0.borrow_mut();
-        gathered.closed = true;
-        if let Some(flusher) = gathered.flusher.take() {
-            flusher.wake();
-        }
     }
 }

@@ -17,6 +17,9 @@ use tokio::net::TcpStream;
 
 use super::READ_SIZE;
 
+/// What is read ahead of rustls: as much as its reader takes, in records, and the one that they end in.
+const AHEAD_SIZE: usize = READ_SIZE + 32 * 1024;
+
 /// A TCP connection whose next bytes may have been read already; they are read again.
 #[derive(Debug)]
 pub struct Plain {
@@ -88,7 +91,7 @@ impl Plain {
     ) -> Poll<io::Result<()>> {
         thread_local! {
             /// Not the buffer of `with_scratch`, into which the decrypted bytes go.
-            static AHEAD: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_SIZE]);
+            static AHEAD: RefCell<Vec<u8>> = RefCell::new(vec![0; AHEAD_SIZE]);
         }
         AHEAD.with_borrow_mut(|ahead| {
             let mut read = ReadBuf::new(ahead);

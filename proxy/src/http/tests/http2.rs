@@ -25,7 +25,7 @@ use super::support::{Text, chain, inbound, listen, outbound, run};
 use crate::{
     detect::HttpVersion::{Http1, Http2},
     drain,
-    http::{self as proxy, connection::Local},
+    http::{self as proxy, http2::Local},
     tls::Tls,
     worker::Worker,
 };

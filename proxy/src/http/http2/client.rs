@@ -1,0 +1,303 @@
+//! A connection to an endpoint that many requests share.
+//!
+//! In: a connected stream; then requests. Out: their responses, or whether a request was provably never sent. A task
+//! of the connection's own moves its frames; it ends when the peer has closed it, or when nobody needs it any more.
+
+use std::{
+    cell::Cell,
+    future::{Future, poll_fn},
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, Waker, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use h2::{
+    RecvStream,
+    client::{Builder, SendRequest},
+};
+use http::{HeaderMap, Method, Request, header::CONTENT_LENGTH, request, response};
+use hyper::body::{Body, Frame, SizeHint};
+use tokio::task::{AbortHandle, spawn_local};
+
+use super::{
+    CONNECTION_WINDOW, STREAM_WINDOW,
+    keep_alive::KeepAlive,
+    tunnel::TunnelledStream,
+    upload::{self, Sent},
+};
+use crate::{
+    http::{head::MAX_HEAD, upload::RequestBody},
+    io::{Cork, Corked, Io, cork},
+};
+
+/// Streams that are opened before the peer has said how many it allows: what RFC 9113, section 6.5.2 recommends that
+/// it allow at least.
+const STREAMS_AT_FIRST: usize = 100;
+/// How long a peer may take to say that it knows extended CONNECT, and how often it is looked.
+const SETTINGS_TIMEOUT: Duration = Duration::from_secs(1);
+const SETTINGS_LOOK: Duration = Duration::from_millis(10);
+
+/// A shared HTTP/2 connection.
+pub(in crate::http) struct Connection {
+    sender: SendRequest<Bytes>,
+    in_flight: Rc<Cell<usize>>,
+}
+
+/// The right to one stream of a connection.
+pub(in crate::http) struct Stream {
+    sender: SendRequest<Bytes>,
+    in_flight: Rc<Cell<usize>>,
+}
+
+/// Why there is no response.
+pub(in crate::http) enum Error {
+    /// Nothing of the request was sent.
+    Unsent(Box<request::Parts>),
+    Failed(h2::Error),
+}
+
+/// The body of a response.
+pub(in crate::http) struct ResponseBody {
+    stream: RecvStream,
+    /// Bytes that are still to come, if the endpoint said how many.
+    length: Option<u64>,
+    data_ended: bool,
+    /// The request's body, as long as it is being sent.
+    uploading: Option<Uploading>,
+    /// The other direction, after CONNECT.
+    tunnel: Option<h2::SendStream<Bytes>>,
+}
+
+/// Dropped, it stops the sending of a request's body, which resets the stream; unless that was let go.
+struct Uploading(Option<AbortHandle>);
+
+impl Connection {
+    /// # Errors
+    /// The stream has ended already.
+    pub(in crate::http) async fn open(io: Io) -> Result<Self, h2::Error> {
+        let (corked, cork) = cork(io);
+        let (sender, connection) = Builder::new()
+            .initial_max_send_streams(STREAMS_AT_FIRST)
+            .initial_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_header_list_size(MAX_HEAD as u32)
+            .enable_push(false)
+            .handshake(corked)
+            .await?;
+        spawn_local(drive(connection, cork));
+        Ok(Self {
+            sender,
+            in_flight: Rc::default(),
+        })
+    }
+
+    /// Whether it takes no more requests: it has ended, or the peer has said that it will (GOAWAY).
+    pub(in crate::http) fn is_closed(&mut self) -> bool {
+        // Ready at once, since no stream was opened by this sender.
+        let ready = self
+            .sender
+            .poll_ready(&mut Context::from_waker(Waker::noop()));
+        matches!(ready, Poll::Ready(Err(_)))
+    }
+
+    /// Whether one more stream would be opened at once.
+    pub(in crate::http) fn has_room(&self) -> bool {
+        self.in_flight.get() < self.sender.current_max_send_streams()
+    }
+
+    pub(in crate::http) fn is_idle(&self) -> bool {
+        self.in_flight.get() == 0
+    }
+
+    /// A stream, counted until it is dropped.
+    pub(in crate::http) fn stream(&self) -> Stream {
+        self.in_flight.set(self.in_flight.get() + 1);
+        Stream {
+            sender: self.sender.clone(),
+            in_flight: self.in_flight.clone(),
+        }
+    }
+}
+
+/// Moves the connection's frames until it ends.
+async fn drive(mut connection: h2::client::Connection<Corked, Bytes>, cork: Cork) {
+    let mut keep_alive = connection.ping_pong().map(KeepAlive::new);
+    let ended = poll_fn(|cx| {
+        let ended = Pin::new(&mut connection).poll(cx);
+        let lost = keep_alive
+            .as_mut()
+            .is_some_and(|keep_alive| keep_alive.poll_lost(cx, &cork).is_ready());
+        cork.poll_flush(cx);
+        match lost {
+            // Dropping it fails all of its streams.
+            true => Poll::Ready(Ok(())),
+            false => ended,
+        }
+    })
+    .await;
+    if let Err(error) = ended {
+        tracing::debug!(%error, "an HTTP/2 connection to an endpoint ended");
+    }
+}
+
+impl Stream {
+    /// Sends a request; returns its response. Dropped before that, it resets the stream.
+    ///
+    /// # Errors
+    /// The connection takes no more requests, or the stream ended without a response.
+    pub(in crate::http) async fn send(
+        &mut self,
+        mut head: request::Parts,
+        body: RequestBody,
+    ) -> Result<(response::Parts, ResponseBody), Error> {
+        if poll_fn(|cx| self.sender.poll_ready(cx)).await.is_err() {
+            return Err(Error::Unsent(Box::new(head)));
+        }
+        let connect = head.method == Method::CONNECT;
+        if let Some(protocol) = head.extensions.remove::<hyper::ext::Protocol>() {
+            head.extensions
+                .insert(h2::ext::Protocol::from(protocol.as_str()));
+        }
+        let ends = !connect && body.is_end_stream();
+        let request = Request::from_parts(head, ());
+        let (response, stream) = self
+            .sender
+            .send_request(request, ends)
+            .map_err(Error::Failed)?;
+        let (uploading, tunnel) = match (ends, connect) {
+            (true, _) => (None, None),
+            (false, true) => (None, Some(stream)),
+            (false, false) => (send_body(body, stream).await, None),
+        };
+        let (head, stream) = response.await.map_err(Error::Failed)?.into_parts();
+        let tunnel = tunnel.filter(|_| head.status.is_success());
+        let body = ResponseBody::new(stream, &head.headers, uploading, tunnel);
+        Ok((head, body))
+    }
+
+    /// Whether the peer takes extended CONNECT; waits a moment for its settings.
+    pub(in crate::http) async fn takes_extended_connect(&self) -> bool {
+        let known = async {
+            while !self.sender.is_extended_connect_protocol_enabled() {
+                tokio::time::sleep(SETTINGS_LOOK).await;
+            }
+        };
+        tokio::time::timeout(SETTINGS_TIMEOUT, known).await.is_ok()
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.in_flight.set(self.in_flight.get() - 1);
+    }
+}
+
+/// Sends what is there of a body at once, the rest in a task.
+async fn send_body(body: RequestBody, stream: h2::SendStream<Bytes>) -> Option<Uploading> {
+    let mut sending = Box::pin(upload::send(body, stream));
+    let at_once = poll_fn(|cx| Poll::Ready(sending.as_mut().poll(cx))).await;
+    match at_once {
+        Poll::Ready(Sent) => None,
+        Poll::Pending => Some(Uploading(Some(spawn_local(sending).abort_handle()))),
+    }
+}
+
+impl Drop for Uploading {
+    fn drop(&mut self) {
+        if let Some(task) = &self.0 {
+            task.abort();
+        }
+    }
+}
+
+impl Uploading {
+    /// The endpoint may read the rest though it has answered.
+    fn let_go(mut self) {
+        self.0 = None;
+    }
+}
+
+impl ResponseBody {
+    fn new(
+        stream: RecvStream,
+        headers: &HeaderMap,
+        uploading: Option<Uploading>,
+        tunnel: Option<h2::SendStream<Bytes>>,
+    ) -> Self {
+        // h2 has checked that it is one number.
+        let length = || headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok();
+        let mut body = Self {
+            length: match stream.is_end_stream() {
+                true => Some(0),
+                false => length(),
+            },
+            stream,
+            data_ended: false,
+            uploading,
+            tunnel,
+        };
+        body.look_for_end();
+        body
+    }
+
+    /// The stream in both directions, after CONNECT.
+    pub(in crate::http) fn into_tunnel(self) -> Option<TunnelledStream> {
+        let Self { stream, tunnel, .. } = self;
+        Some(TunnelledStream::new(tunnel?, stream))
+    }
+
+    pub(in crate::http) fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
+        let frame = ready!(self.poll_next(cx));
+        self.look_for_end();
+        Poll::Ready(match frame {
+            // The response is complete; only the rest of the request is not wanted: RFC 9113, section 8.1.
+            Some(Err(error)) if error.reason() == Some(h2::Reason::NO_ERROR) => None,
+            frame => frame,
+        })
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
+        if !self.data_ended {
+            match ready!(self.stream.poll_data(cx)) {
+                Some(Ok(data)) => {
+                    // An error shows at the next read.
+                    let _ = self.stream.flow_control().release_capacity(data.len());
+                    self.length = self
+                        .length
+                        .map(|length| length.saturating_sub(data.len() as u64));
+                    return Poll::Ready(Some(Ok(Frame::data(data))));
+                }
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => self.data_ended = true,
+            }
+        }
+        let trailers = ready!(self.stream.poll_trailers(cx));
+        Poll::Ready(
+            trailers
+                .transpose()
+                .map(|trailers| trailers.map(Frame::trailers)),
+        )
+    }
+
+    fn look_for_end(&mut self) {
+        if self.is_end_stream()
+            && let Some(uploading) = self.uploading.take()
+        {
+            uploading.let_go();
+        }
+    }
+
+    pub(in crate::http) fn is_end_stream(&self) -> bool {
+        self.stream.is_end_stream()
+    }
+
+    pub(in crate::http) fn size_hint(&self) -> SizeHint {
+        self.length
+            .map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+}

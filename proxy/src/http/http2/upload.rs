@@ -1,0 +1,86 @@
+//! The body of a request on its way into a stream, as the peer's windows allow.
+
+use std::{
+    future::poll_fn,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use h2::{Reason, SendStream};
+use hyper::body::Body;
+
+use crate::http::{
+    incoming::h2_error,
+    upload::{RequestBody, UploadError},
+};
+
+/// A body was sent, or there is no use in sending it: why shows in the response.
+pub(super) struct Sent;
+
+/// Sends a body to its end. Dropped before that, it leaves the stream to be reset.
+pub(super) async fn send(mut body: RequestBody, mut stream: SendStream<Bytes>) -> Sent {
+    // Read, and waiting for room in the window.
+    let mut waiting = None;
+    poll_fn(|cx| poll_send(cx, &mut body, &mut stream, &mut waiting)).await
+}
+
+fn poll_send(
+    cx: &mut Context<'_>,
+    body: &mut RequestBody,
+    stream: &mut SendStream<Bytes>,
+    waiting: &mut Option<Bytes>,
+) -> Poll<Sent> {
+    loop {
+        if stream.poll_reset(cx).is_ready() {
+            return Poll::Ready(Sent);
+        }
+        if let Some(data) = waiting {
+            while !data.is_empty() && stream.capacity() == 0 {
+                match ready!(stream.poll_capacity(cx)) {
+                    Some(Ok(_)) => {}
+                    Some(Err(_)) | None => return Poll::Ready(Sent),
+                }
+            }
+            let data = std::mem::take(data);
+            *waiting = None;
+            let ends = body.is_end_stream();
+            if stream.send_data(data, ends).is_err() || ends {
+                return Poll::Ready(Sent);
+            }
+        }
+        match ready!(Pin::new(&mut *body).poll_frame(cx)) {
+            Some(Ok(frame)) => match frame.into_data() {
+                Ok(data) if data.is_empty() && !body.is_end_stream() => {}
+                Ok(data) => {
+                    // Room is asked for only now that there is something to send: it would be missing to the
+                    // connection's other streams. For more than one byte h2 asks itself.
+                    stream.reserve_capacity(data.len().min(1));
+                    *waiting = Some(data);
+                }
+                Err(frame) => {
+                    stream.reserve_capacity(0);
+                    if let Ok(trailers) = frame.into_trailers() {
+                        let _ = stream.send_trailers(trailers);
+                    }
+                    return Poll::Ready(Sent);
+                }
+            },
+            Some(Err(error)) => {
+                stream.send_reset(reason(&error));
+                return Poll::Ready(Sent);
+            }
+            None => {
+                let _ = stream.send_data(Bytes::new(), true);
+                return Poll::Ready(Sent);
+            }
+        }
+    }
+}
+
+/// With what the stream is reset: the client's own reason, if it has one.
+fn reason(error: &UploadError) -> Reason {
+    h2_error(error)
+        .and_then(h2::Error::reason)
+        .unwrap_or(Reason::INTERNAL_ERROR)
+}
