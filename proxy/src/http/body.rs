@@ -18,6 +18,7 @@ use super::{
     forward::{ConnectionError, Received},
     h1, http2,
     pool::Channel,
+    tunnel::Tunnel,
 };
 
 /// How a response body ended.
@@ -43,6 +44,8 @@ enum Source {
     /// On the HTTP/1.x connection that the exchange holds.
     Http1,
     Http2(http2::client::ResponseBody),
+    /// None: the protocol has changed.
+    Tunnel(Box<Tunnel>),
 }
 
 impl ResponseBody {
@@ -51,6 +54,25 @@ impl ResponseBody {
         Self {
             source: Source::Words(words.into()),
             exchange: None,
+        }
+    }
+
+    /// What follows a response that changes the protocol of an HTTP/2 client's stream.
+    pub(super) fn tunnel(tunnel: Tunnel) -> Self {
+        Self {
+            source: Source::Tunnel(Box::new(tunnel)),
+            exchange: None,
+        }
+    }
+
+    /// Takes that out.
+    pub(super) fn take_tunnel(&mut self) -> Option<Box<Tunnel>> {
+        match std::mem::replace(&mut self.source, Source::Words(Bytes::new())) {
+            Source::Tunnel(tunnel) => Some(tunnel),
+            source => {
+                self.source = source;
+                None
+            }
         }
     }
 
@@ -105,6 +127,7 @@ impl Body for ResponseBody {
                 let frame = (!words.is_empty()).then(|| Ok(Frame::data(words)));
                 return Poll::Ready(frame);
             }
+            Source::Tunnel(_) => return Poll::Ready(None),
             Source::Http1 => {
                 let Some(connection) = self.connection() else {
                     return Poll::Ready(None);
@@ -147,6 +170,7 @@ impl Body for ResponseBody {
                 None => true,
             },
             Source::Http2(body) => body.is_end_stream(),
+            Source::Tunnel(_) => true,
         }
     }
 
@@ -158,6 +182,7 @@ impl Body for ResponseBody {
                 None => SizeHint::with_exact(0),
             },
             Source::Http2(body) => body.size_hint(),
+            Source::Tunnel(_) => SizeHint::with_exact(0),
         }
     }
 }

@@ -6,7 +6,6 @@
 use std::{rc::Rc, time::Duration};
 
 use http::{Request, Version, request, response};
-use hyper::ext::Protocol;
 
 use super::{
     h1,
@@ -187,7 +186,9 @@ impl Forward {
         stream: &mut http2::client::Stream,
         head: request::Parts,
     ) -> Result<(response::Parts, Received), TryError> {
-        if head.extensions.get::<Protocol>().is_some() && !stream.takes_extended_connect().await {
+        if head.extensions.get::<h2::ext::Protocol>().is_some()
+            && !stream.takes_extended_connect().await
+        {
             return Err(TryError::NoExtendedConnect);
         }
         match stream.send(head, self.body()).await {

@@ -259,6 +259,13 @@ pub(super) fn grpc_status(headers: &HeaderMap) -> Option<u16> {
     )
 }
 
+/// Removes what HTTP/2 has no use for: h2 would not send a response with it.
+pub(super) fn strip_for_http2(headers: &mut HeaderMap) {
+    while let Some(name) = headers.keys().find(|name| is_for_one_hop(name)).cloned() {
+        headers.remove(name);
+    }
+}
+
 /// Whether a field is for the connection that it came on, or says what is.
 fn is_for_one_hop(name: &HeaderName) -> bool {
     matches!(

@@ -3,7 +3,7 @@
 use std::{rc::Rc, time::Instant};
 
 use http::{HeaderValue, Request, Response, StatusCode, Uri, Version, header::HOST, request};
-use hyper::{body::Body, upgrade::OnUpgrade};
+use hyper::body::Body;
 use mesh_api::v1::Security;
 
 use super::{
@@ -81,7 +81,6 @@ impl Upstream for Inbound {
         let original = self.introduce(&mut head);
         let mut needs = headers::receive(&mut head, body);
         needs.version = original;
-        let upgrade = head.extensions.remove::<OnUpgrade>();
         let arrived = Arrived::new(
             &self.worker,
             &head,
@@ -104,7 +103,6 @@ impl Upstream for Inbound {
                         version: spoken,
                         ..needs
                     },
-                    upgrade,
                 };
                 Ok(self.respond(way_back, arrived, metrics, answer, forward.upload))
             }

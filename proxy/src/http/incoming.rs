@@ -9,12 +9,12 @@ use std::{
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 
-use super::h1::session;
+use super::{h1::session, http2};
 
 /// A request's body.
 pub(super) enum Incoming {
     Http1(session::RequestBody),
-    Http2(hyper::body::Incoming),
+    Http2(http2::body::ReceivedBody),
 }
 
 /// Why it ended early.
@@ -22,8 +22,8 @@ pub(super) enum Incoming {
 pub(super) enum IncomingError {
     #[error(transparent)]
     Http1(session::BodyError),
-    #[error(transparent)]
-    Http2(hyper::Error),
+    #[error("HTTP/2")]
+    Http2(#[source] h2::Error),
 }
 
 impl Body for Incoming {
@@ -38,7 +38,7 @@ impl Body for Incoming {
             Self::Http1(body) => body
                 .poll_frame(cx)
                 .map(|frame| frame.map(|frame| frame.map_err(IncomingError::Http1))),
-            Self::Http2(body) => Pin::new(body)
+            Self::Http2(body) => body
                 .poll_frame(cx)
                 .map(|frame| frame.map(|frame| frame.map_err(IncomingError::Http2))),
         }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use http::{Request, Response, StatusCode, Version};
-use hyper::{body::Body, upgrade::OnUpgrade};
+use hyper::body::Body;
 use mesh_api::v1::Security;
 
 use super::{
@@ -78,7 +78,6 @@ impl Upstream for Outbound {
         let body = !incoming.is_end_stream();
         headers::strip_mesh(&mut head.headers);
         let needs = headers::receive(&mut head, body);
-        let upgrade = head.extensions.remove::<OnUpgrade>();
         let target = route::backend(&self.target, &head);
         let arrived = Arrived::new(&self.worker, &head, needs, self.client, started);
         let mut forward = Forward::new(head, needs, incoming, body);
@@ -113,11 +112,7 @@ impl Upstream for Outbound {
                     if let Some(upload) = &forward.upload {
                         upload.keep_no_more();
                     }
-                    let way_back = WayBack {
-                        client,
-                        needs,
-                        upgrade,
-                    };
+                    let way_back = WayBack { client, needs };
                     let retries = history.retries;
                     Ok(self.respond(way_back, arrived, answer, picked, forward.upload, retries))
                 }

@@ -3,8 +3,6 @@
 use std::rc::Rc;
 
 use http::{Method, Response, StatusCode, Version, response};
-use hyper::upgrade::OnUpgrade;
-use tokio::task::spawn_local;
 
 use super::{
     answer::Refusal,
@@ -21,8 +19,6 @@ pub(super) struct WayBack<'a> {
     pub(super) client: &'a Rc<Client>,
     /// What the request asked for, in the version that the client speaks.
     pub(super) needs: Needs,
-    /// The client's stream, for a tunnel over HTTP/2.
-    pub(super) upgrade: Option<OnUpgrade>,
 }
 
 /// Whether a response can be passed on at all; removes what its reader has settled already, and `mesh-not-delivered`,
@@ -52,11 +48,7 @@ pub(super) fn pass_on(
     received: Received,
     exchange: Exchange,
 ) -> Response<ResponseBody> {
-    let WayBack {
-        client,
-        needs,
-        upgrade,
-    } = way_back;
+    let WayBack { client, needs } = way_back;
     headers::respond(&mut head, needs.version);
     let connected = exchange.arrived.method() == Method::CONNECT && head.status.is_success();
     if !needs.tunnel || !(connected || head.status == StatusCode::SWITCHING_PROTOCOLS) {
@@ -68,12 +60,10 @@ pub(super) fn pass_on(
             Received::Http2(body) => body.into_tunnel(),
         };
         let tunnel = Tunnel::new(lease, busy, stream);
-        match upgrade.filter(|_| needs.version == Version::HTTP_2) {
-            Some(upgrade) => {
-                spawn_local(tunnel.run_stream(upgrade));
-            }
-            None => client.tunnel(tunnel),
+        if needs.version == Version::HTTP_2 {
+            return Response::from_parts(head, ResponseBody::tunnel(tunnel));
         }
+        client.tunnel(tunnel);
     }
     Response::from_parts(head, ResponseBody::words(""))
 }

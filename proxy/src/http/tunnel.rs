@@ -1,8 +1,6 @@
 //! After CONNECT and Upgrade: bytes both ways, in a protocol that is nobody's business.
 
 use bytes::Bytes;
-use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
 use tokio::io::copy_bidirectional;
 
 use super::{exchange::Busy, http2, pool::Lease};
@@ -38,14 +36,10 @@ impl Tunnel {
     }
 
     /// Connects it to an HTTP/2 client's stream, once the response is on its way.
-    pub(super) async fn run_stream(self, client: OnUpgrade) {
+    pub(super) async fn run_stream(self, mut client: http2::TunnelledStream) {
         let Some(mut server) = self.stream else {
             return;
         };
-        let Ok(client) = client.await else {
-            return;
-        };
-        let mut client = TokioIo::new(client);
         let copied = copy_bidirectional(&mut client, &mut server).await;
         tracing::debug!(?copied, "a tunnelled stream ended");
         drop(self.busy);

@@ -13,16 +13,14 @@ use std::{
 };
 
 use bytes::Bytes;
-use h2::{
-    RecvStream,
-    client::{Builder, SendRequest},
-};
-use http::{HeaderMap, Method, Request, header::CONTENT_LENGTH, request, response};
+use h2::client::{Builder, SendRequest};
+use http::{Method, Request, request, response};
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::task::{AbortHandle, spawn_local};
 
 use super::{
     CONNECTION_WINDOW, STREAM_WINDOW,
+    body::ReceivedBody,
     keep_alive::KeepAlive,
     tunnel::TunnelledStream,
     upload::{self, Sent},
@@ -60,10 +58,7 @@ pub(in crate::http) enum Error {
 
 /// The body of a response.
 pub(in crate::http) struct ResponseBody {
-    stream: RecvStream,
-    /// Bytes that are still to come, if the endpoint said how many.
-    length: Option<u64>,
-    data_ended: bool,
+    body: ReceivedBody,
     /// The request's body, as long as it is being sent.
     uploading: Option<Uploading>,
     /// The other direction, after CONNECT.
@@ -149,17 +144,13 @@ impl Stream {
     /// The connection takes no more requests, or the stream ended without a response.
     pub(in crate::http) async fn send(
         &mut self,
-        mut head: request::Parts,
+        head: request::Parts,
         body: RequestBody,
     ) -> Result<(response::Parts, ResponseBody), Error> {
         if poll_fn(|cx| self.sender.poll_ready(cx)).await.is_err() {
             return Err(Error::Unsent(Box::new(head)));
         }
         let connect = head.method == Method::CONNECT;
-        if let Some(protocol) = head.extensions.remove::<hyper::ext::Protocol>() {
-            head.extensions
-                .insert(h2::ext::Protocol::from(protocol.as_str()));
-        }
         let ends = !connect && body.is_end_stream();
         let request = Request::from_parts(head, ());
         let (response, stream) = self
@@ -173,7 +164,8 @@ impl Stream {
         };
         let (head, stream) = response.await.map_err(Error::Failed)?.into_parts();
         let tunnel = tunnel.filter(|_| head.status.is_success());
-        let body = ResponseBody::new(stream, &head.headers, uploading, tunnel);
+        let body = ReceivedBody::new(stream, &head.headers);
+        let body = ResponseBody::new(body, uploading, tunnel);
         Ok((head, body))
     }
 
@@ -221,20 +213,12 @@ impl Uploading {
 
 impl ResponseBody {
     fn new(
-        stream: RecvStream,
-        headers: &HeaderMap,
+        body: ReceivedBody,
         uploading: Option<Uploading>,
         tunnel: Option<h2::SendStream<Bytes>>,
     ) -> Self {
-        // h2 has checked that it is one number.
-        let length = || headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok();
         let mut body = Self {
-            length: match stream.is_end_stream() {
-                true => Some(0),
-                false => length(),
-            },
-            stream,
-            data_ended: false,
+            body,
             uploading,
             tunnel,
         };
@@ -244,44 +228,21 @@ impl ResponseBody {
 
     /// The stream in both directions, after CONNECT.
     pub(in crate::http) fn into_tunnel(self) -> Option<TunnelledStream> {
-        let Self { stream, tunnel, .. } = self;
-        Some(TunnelledStream::new(tunnel?, stream))
+        let Self { body, tunnel, .. } = self;
+        Some(TunnelledStream::new(tunnel?, body.into_stream()?))
     }
 
     pub(in crate::http) fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
-        let frame = ready!(self.poll_next(cx));
+        let frame = ready!(self.body.poll_frame(cx));
         self.look_for_end();
         Poll::Ready(match frame {
             // The response is complete; only the rest of the request is not wanted: RFC 9113, section 8.1.
             Some(Err(error)) if error.reason() == Some(h2::Reason::NO_ERROR) => None,
             frame => frame,
         })
-    }
-
-    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
-        if !self.data_ended {
-            match ready!(self.stream.poll_data(cx)) {
-                Some(Ok(data)) => {
-                    // An error shows at the next read.
-                    let _ = self.stream.flow_control().release_capacity(data.len());
-                    self.length = self
-                        .length
-                        .map(|length| length.saturating_sub(data.len() as u64));
-                    return Poll::Ready(Some(Ok(Frame::data(data))));
-                }
-                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
-                None => self.data_ended = true,
-            }
-        }
-        let trailers = ready!(self.stream.poll_trailers(cx));
-        Poll::Ready(
-            trailers
-                .transpose()
-                .map(|trailers| trailers.map(Frame::trailers)),
-        )
     }
 
     fn look_for_end(&mut self) {
@@ -293,11 +254,10 @@ impl ResponseBody {
     }
 
     pub(in crate::http) fn is_end_stream(&self) -> bool {
-        self.stream.is_end_stream()
+        self.body.is_end_stream()
     }
 
     pub(in crate::http) fn size_hint(&self) -> SizeHint {
-        self.length
-            .map_or_else(SizeHint::default, SizeHint::with_exact)
+        self.body.size_hint()
     }
 }

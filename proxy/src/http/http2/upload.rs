@@ -1,6 +1,7 @@
-//! The body of a request on its way into a stream, as the peer's windows allow.
+//! A body on its way into a stream, as the peer's windows allow.
 
 use std::{
+    error::Error,
     future::poll_fn,
     pin::Pin,
     task::{Context, Poll, ready},
@@ -10,27 +11,30 @@ use bytes::Bytes;
 use h2::{Reason, SendStream};
 use hyper::body::Body;
 
-use crate::http::{
-    incoming::h2_error,
-    upload::{RequestBody, UploadError},
-};
+use crate::http::incoming::h2_error;
 
-/// A body was sent, or there is no use in sending it: why shows in the response.
+/// A body was sent, or there is no use in sending it: of a request's, the response shows why.
 pub(super) struct Sent;
 
 /// Sends a body to its end. Dropped before that, it leaves the stream to be reset.
-pub(super) async fn send(mut body: RequestBody, mut stream: SendStream<Bytes>) -> Sent {
+pub(super) async fn send<B>(mut body: B, mut stream: SendStream<Bytes>) -> Sent
+where
+    B: Body<Data = Bytes, Error: Error + 'static> + Unpin,
+{
     // Read, and waiting for room in the window.
     let mut waiting = None;
     poll_fn(|cx| poll_send(cx, &mut body, &mut stream, &mut waiting)).await
 }
 
-fn poll_send(
+fn poll_send<B>(
     cx: &mut Context<'_>,
-    body: &mut RequestBody,
+    body: &mut B,
     stream: &mut SendStream<Bytes>,
     waiting: &mut Option<Bytes>,
-) -> Poll<Sent> {
+) -> Poll<Sent>
+where
+    B: Body<Data = Bytes, Error: Error + 'static> + Unpin,
+{
     loop {
         if stream.poll_reset(cx).is_ready() {
             return Poll::Ready(Sent);
@@ -78,8 +82,8 @@ fn poll_send(
     }
 }
 
-/// With what the stream is reset: the client's own reason, if it has one.
-fn reason(error: &UploadError) -> Reason {
+/// With what a stream is reset: the reason of whoever broke off, if he gave one.
+pub(super) fn reason(error: &(dyn Error + 'static)) -> Reason {
     h2_error(error)
         .and_then(h2::Error::reason)
         .unwrap_or(Reason::INTERNAL_ERROR)

@@ -24,11 +24,20 @@ use tokio::{
 use super::support::{Text, chain, inbound, listen, outbound, run};
 use crate::{
     detect::HttpVersion::{Http1, Http2},
-    drain,
-    http::{self as proxy, http2::Local},
+    drain, http as proxy,
     tls::Tls,
     worker::Worker,
 };
+
+/// Spawns hyper's tasks on the test's own thread.
+#[derive(Debug, Clone, Copy)]
+struct Local;
+
+impl<F: Future<Output: 'static> + 'static> hyper::rt::Executor<F> for Local {
+    fn execute(&self, task: F) {
+        spawn_local(task);
+    }
+}
 
 const CALLER: &str = "spiffe://cluster.local/ns/shop/sa/web";
 

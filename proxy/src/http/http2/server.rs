@@ -1,0 +1,184 @@
+//! Serves a client's connection: each of its streams in a task of its own.
+//!
+//! In: an accepted connection and where its requests go. It ends when the client or an error ends it; in a drain, once
+//! its last stream has ended.
+
+use std::{
+    future::poll_fn,
+    pin::pin,
+    rc::Rc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use h2::{
+    RecvStream,
+    server::{Builder, SendResponse},
+};
+use http::{
+    Method, Request, Response,
+    header::{CONTENT_LENGTH, Entry},
+};
+use hyper::body::Body;
+use tokio::task::spawn_local;
+
+use super::{
+    CONNECTION_WINDOW, STREAM_WINDOW, body::ReceivedBody, keep_alive::KeepAlive,
+    tunnel::TunnelledStream, upload,
+};
+use crate::{
+    drain::Drain,
+    http::{
+        answer::reject,
+        head::{MAX_HEAD, check_authority},
+        headers,
+        incoming::Incoming,
+        server::{Client, Upstream},
+    },
+    io::{Corked, Io, cork},
+};
+
+/// Requests that one client may have in flight. Above nginx's 128 and hyper's 200, since a client
+/// proxy puts all requests of its pod on one connection.
+const MAX_STREAMS: u32 = 2048;
+/// Streams that a client may reset before they are accepted, and that may be reset for its errors,
+/// before it loses its connection: against rapid reset (CVE-2023-44487) and MadeYouReset
+/// (CVE-2025-8671).
+const MAX_PENDING_RESETS: usize = 64;
+const MAX_ERROR_RESETS: usize = 1024;
+
+/// Serves a connection until it ends.
+pub(in crate::http) async fn serve(io: Io, drain: &Drain, upstream: Rc<impl Upstream>) {
+    let (corked, cork) = cork(io);
+    let handshake = Builder::new()
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
+        .max_local_error_reset_streams(Some(MAX_ERROR_RESETS))
+        .max_header_list_size(MAX_HEAD as u32)
+        .enable_connect_protocol()
+        .handshake::<_, Bytes>(corked);
+    let mut handshake = pin!(handshake);
+    let opened = poll_fn(|cx| {
+        let opened = handshake.as_mut().poll(cx);
+        cork.poll_flush(cx);
+        opened
+    });
+    let mut connection = match opened.await {
+        Ok(connection) => connection,
+        Err(error) => {
+            tracing::debug!(%error, "a client's HTTP/2 connection did not begin");
+            return;
+        }
+    };
+    let client = Rc::new(Client::default());
+    let mut keep_alive = connection.ping_pong().map(KeepAlive::new);
+    let mut draining = pin!(drain.started());
+    let mut drained = false;
+    let ended = poll_fn(|cx| {
+        if !drained && draining.as_mut().poll(cx).is_ready() {
+            drained = true;
+            connection.graceful_shutdown();
+        }
+        let ended = poll_streams(cx, &mut connection, &client, &upstream);
+        let lost = keep_alive
+            .as_mut()
+            .is_some_and(|keep_alive| keep_alive.poll_lost(cx, &cork).is_ready());
+        cork.poll_flush(cx);
+        match lost {
+            // Dropping it fails all of its streams.
+            true => Poll::Ready(Ok(())),
+            false => ended,
+        }
+    })
+    .await;
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a client's HTTP/2 connection ended");
+    }
+}
+
+/// Begins what streams the client opens; ready when there will be no more and all have ended.
+fn poll_streams(
+    cx: &mut Context<'_>,
+    connection: &mut h2::server::Connection<Corked, Bytes>,
+    client: &Rc<Client>,
+    upstream: &Rc<impl Upstream>,
+) -> Poll<Result<(), h2::Error>> {
+    while let Some(accepted) = ready!(connection.poll_accept(cx)) {
+        let (request, respond) = accepted?;
+        spawn_local(exchange(client.clone(), upstream.clone(), request, respond));
+    }
+    Poll::Ready(Ok(()))
+}
+
+/// Forwards one request and sends its response.
+async fn exchange(
+    client: Rc<Client>,
+    upstream: Rc<impl Upstream>,
+    request: Request<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+) {
+    let connect = request.method() == Method::CONNECT;
+    let (head, stream) = request.into_parts();
+    let (body, mut tunnelled) = match connect {
+        false => (ReceivedBody::new(stream, &head.headers), None),
+        // What comes on the stream is for the tunnel.
+        true => (ReceivedBody::empty(), Some(stream)),
+    };
+    // Why it is not clear to whom the request is.
+    let response = match check_authority(&head.uri, &head.headers) {
+        Err(rejection) => reject(rejection),
+        Ok(()) => {
+            let request = Request::from_parts(head, Incoming::Http2(body));
+            let mut forwarding = pin!(upstream.forward(&client, request));
+            let forwarded = poll_fn(|cx| match forwarding.as_mut().poll(cx) {
+                Poll::Ready(forwarded) => Poll::Ready(Some(forwarded)),
+                // The client may reset the stream: then nobody waits for the response.
+                Poll::Pending => respond.poll_reset(cx).map(|_| None),
+            });
+            match forwarded.await {
+                None => return,
+                Some(Ok(response)) => response,
+                Some(Err(reset)) => {
+                    respond.send_reset(upload::reason(&reset));
+                    return;
+                }
+            }
+        }
+    };
+    let (mut head, mut body) = response.into_parts();
+    headers::strip_for_http2(&mut head.headers);
+    let tunnel = body.take_tunnel();
+    let tunnels = connect && head.status.is_success();
+    if tunnels {
+        // RFC 9110, section 9.3.6: what follows is no content.
+        head.headers.remove(CONTENT_LENGTH);
+    }
+    let ends = !tunnels && body.is_end_stream();
+    if !ends
+        && !tunnels
+        && let Some(length) = body.size_hint().exact()
+        && let Entry::Vacant(vacant) = head.headers.entry(CONTENT_LENGTH)
+    {
+        vacant.insert(length.into());
+    }
+    let stream = match respond.send_response(Response::from_parts(head, ()), ends) {
+        Ok(stream) => stream,
+        Err(error) => {
+            tracing::debug!(%error, "a response could not be sent");
+            return;
+        }
+    };
+    match (tunnel, tunnelled.take().filter(|_| tunnels)) {
+        (Some(tunnel), Some(received)) => {
+            tunnel
+                .run_stream(TunnelledStream::new(stream, received))
+                .await;
+        }
+        _ if ends => {}
+        _ => {
+            upload::send(body, stream).await;
+        }
+    }
+}
