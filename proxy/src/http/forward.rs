@@ -137,39 +137,45 @@ impl Forward {
         meshed: bool,
         keep: bool,
     ) -> Result<(response::Parts, Received), TryError> {
-        let Some(mut head) = self.head.take() else {
-            return Err(TryError::ClientLeft);
-        };
         let http2 = matches!(lease.channel, Channel::Http2(_));
-        if http2 && keep {
-            self.head = Some(copy(&head));
+        self.prepare(meshed, http2);
+        match &mut lease.channel {
+            Channel::Http1(connection) => {
+                let sent = self.send_http1(connection).await;
+                // It was written, not given away. What was changed for this connection is changed again for the next.
+                if !keep && !matches!(sent, Err(TryError::Unsent)) {
+                    self.head = None;
+                }
+                Ok((sent?, Received::Http1))
+            }
+            Channel::Http2(stream) => self.send_http2(stream, keep).await,
         }
+    }
+
+    /// Makes the head fit for the next connection.
+    fn prepare(&mut self, meshed: bool, http2: bool) {
+        let Some(head) = &mut self.head else {
+            return;
+        };
         if meshed {
-            headers::for_proxy(&mut head, self.needs, http2);
+            headers::for_proxy(head, self.needs, http2);
             self.for_proxy = true;
         } else {
             if std::mem::take(&mut self.for_proxy) {
-                headers::original_version(&mut head);
+                headers::original_version(head);
             }
             head.version = self.needs.version;
         }
-        headers::frame(&mut head, self.needs, http2, self.upload.is_some());
-        match &mut lease.channel {
-            Channel::Http1(connection) => {
-                let sent = self.send_http1(connection, &head).await;
-                // It was written, not given away. What was changed for this connection is changed again for the next.
-                self.head = (keep || matches!(sent, Err(TryError::Unsent))).then_some(head);
-                Ok((sent?, Received::Http1))
-            }
-            Channel::Http2(stream) => self.send_http2(stream, head).await,
-        }
+        headers::frame(head, self.needs, http2, self.upload.is_some());
     }
 
     async fn send_http1(
         &self,
         connection: &mut h1::client::Connection,
-        head: &request::Parts,
     ) -> Result<response::Parts, TryError> {
+        let Some(head) = &self.head else {
+            return Err(TryError::ClientLeft);
+        };
         let upload = self.upload.as_ref();
         let long = upload.is_some_and(|upload| !upload.is_small());
         let gate = upload.and_then(|upload| upload.gate());
@@ -184,21 +190,33 @@ impl Forward {
     async fn send_http2(
         &mut self,
         stream: &mut http2::client::Stream,
-        head: request::Parts,
+        keep: bool,
     ) -> Result<(response::Parts, Received), TryError> {
-        if head.extensions.get::<h2::ext::Protocol>().is_some()
-            && !stream.takes_extended_connect().await
-        {
+        if self.is_extended_connect() && !stream.takes_extended_connect().await {
             return Err(TryError::NoExtendedConnect);
         }
-        match stream.send(head, self.body()).await {
-            Ok((head, body)) => Ok((head, Received::Http2(body))),
-            Err(http2::client::Error::Unsent(head)) => {
-                self.head = Some(*head);
-                Err(TryError::Unsent)
-            }
-            Err(http2::client::Error::Failed(error)) => Err(self.failed(error)),
-        }
+        let response = self.open(stream, keep)?.response().await;
+        let (head, body) = response.map_err(|error| self.failed(error))?;
+        Ok((head, Received::Http2(body)))
+    }
+
+    fn is_extended_connect(&self) -> bool {
+        let protocol = |head: &request::Parts| head.extensions.get::<h2::ext::Protocol>().is_some();
+        self.head.as_ref().is_some_and(protocol)
+    }
+
+    /// Opens a stream: gives the head away, and keeps a copy of it if a further try may need it.
+    fn open(
+        &mut self,
+        stream: &mut http2::client::Stream,
+        keep: bool,
+    ) -> Result<http2::client::Opened, TryError> {
+        let kept = self.head.as_ref().filter(|_| keep).map(copy);
+        let Some(head) = std::mem::replace(&mut self.head, kept) else {
+            return Err(TryError::ClientLeft);
+        };
+        let opened = stream.open(head, self.body());
+        opened.map_err(|error| self.failed(error))
     }
 
     /// The body for this try.
@@ -214,7 +232,14 @@ impl Forward {
             .is_some_and(|upload| upload.is_broken())
     }
 
-    fn failed(&self, error: h2::Error) -> TryError {
+    fn failed(&mut self, error: http2::client::Error) -> TryError {
+        let error = match error {
+            http2::client::Error::Unsent(head) => {
+                self.head = Some(*head);
+                return TryError::Unsent;
+            }
+            http2::client::Error::Failed(error) => error,
+        };
         if self.client_left() {
             return TryError::ClientLeft;
         }

@@ -67,12 +67,54 @@ struct Inbound {
     app: Rc<App>,
 }
 
+/// A request that has been read.
+struct Begun {
+    arrived: Arrived,
+    forward: Forward,
+    metrics: Rc<PeerMetrics>,
+    /// The version of this hop.
+    spoken: Version,
+}
+
 impl Upstream for Inbound {
-    async fn forward(
+    fn forward(
         &self,
         client: &Rc<Client>,
         request: Request<Incoming>,
-    ) -> Result<Response<ResponseBody>, Reset> {
+    ) -> impl Future<Output = Result<Response<ResponseBody>, Reset>> {
+        // Not within the future: the request would have its place in it to the end.
+        let mut begun = self.begin(request);
+        async move {
+            let answer = self.attempt(&mut begun.forward).await;
+            let Begun {
+                arrived,
+                forward,
+                metrics,
+                spoken,
+            } = begun;
+            match answer {
+                Ok(answer) => {
+                    if let Some(upload) = &forward.upload {
+                        upload.keep_no_more();
+                    }
+                    let way_back = WayBack {
+                        client,
+                        // The response travels back in the version of this hop.
+                        needs: Needs {
+                            version: spoken,
+                            ..forward.needs
+                        },
+                    };
+                    Ok(self.respond(way_back, arrived, metrics, answer, forward.upload))
+                }
+                Err(failed) => self.give_up(client, &arrived, &metrics, spoken, failed),
+            }
+        }
+    }
+}
+
+impl Inbound {
+    fn begin(&self, request: Request<Incoming>) -> Begun {
         let started = Instant::now();
         let (mut head, incoming) = request.into_parts();
         let body = !incoming.is_end_stream();
@@ -88,30 +130,15 @@ impl Upstream for Inbound {
             Some(self.caller.address),
             started,
         );
-        let mut forward = Forward::new(head, needs, incoming, body);
-
         arrived.waits_for(&metrics, 0);
-        match self.attempt(&mut forward).await {
-            Ok(answer) => {
-                if let Some(upload) = &forward.upload {
-                    upload.keep_no_more();
-                }
-                let way_back = WayBack {
-                    client,
-                    // The response travels back in the version of this hop.
-                    needs: Needs {
-                        version: spoken,
-                        ..needs
-                    },
-                };
-                Ok(self.respond(way_back, arrived, metrics, answer, forward.upload))
-            }
-            Err(failed) => self.give_up(client, &arrived, &metrics, spoken, failed),
+        Begun {
+            arrived,
+            forward: Forward::new(head, needs, incoming, body),
+            metrics,
+            spoken,
         }
     }
-}
 
-impl Inbound {
     /// Says who calls, and takes out what only proxies say to each other. Returns the version that the
     /// caller's app spoke.
     fn introduce(&self, head: &mut request::Parts) -> Version {

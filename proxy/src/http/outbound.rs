@@ -67,47 +67,37 @@ struct History {
     retries: u32,
 }
 
+/// A request that has been read.
+struct Begun<'a> {
+    arrived: Arrived,
+    forward: Forward,
+    target: &'a Rc<Target>,
+    history: History,
+}
+
 impl Upstream for Outbound {
-    async fn forward(
+    fn forward(
         &self,
         client: &Rc<Client>,
         request: Request<Incoming>,
-    ) -> Result<Response<ResponseBody>, Reset> {
-        let started = Instant::now();
-        let (mut head, incoming) = request.into_parts();
-        let body = !incoming.is_end_stream();
-        headers::strip_mesh(&mut head.headers);
-        let needs = headers::receive(&mut head, body);
-        let target = route::backend(&self.target, &head);
-        let arrived = Arrived::new(&self.worker, &head, needs, self.client, started);
-        let mut forward = Forward::new(head, needs, incoming, body);
-        target.budget.borrow_mut().deposit(started);
-
-        let mut history = History::default();
-        loop {
-            let picked = match self.pick(target, &arrived, &history).await {
-                Ok(picked) => picked,
-                Err(unavailable) => return Ok(self.unavailable(&arrived, &history, &unavailable)),
-            };
-            let tried = self.attempt(&picked, &mut forward, &history).await;
-            let failure = match &tried {
-                Ok(answer) => failure_of(answer, &picked, needs),
-                Err(Failed::Dial(_)) => Some(Failure::Connect),
-                Err(Failed::Try(error)) => error.failure(),
-            };
-            if let Some(failure) = failure
-                && let Some(pause) =
-                    self.retry_after(target, &forward, &arrived, &mut history, &picked, failure)
-            {
-                // Before the pause, which is no fault of the endpoint.
-                match tried {
-                    Ok(answer) => picked.finish_after(Outcome::Failure, answer.rtt),
-                    Err(failed) => picked.finish(outcome_of(&failed)),
+    ) -> impl Future<Output = Result<Response<ResponseBody>, Reset>> {
+        // Not within the future: the request would have its place in it to the end.
+        let mut begun = self.begin(request);
+        async move {
+            let (picked, tried) = match self.try_endpoints(&mut begun).await {
+                Ok(tried) => tried,
+                Err(unavailable) => {
+                    return Ok(self.unavailable(&begun.arrived, &begun.history, &unavailable));
                 }
-                wait(pause).await;
-                continue;
-            }
-            return match tried {
+            };
+            let Begun {
+                arrived,
+                forward,
+                history,
+                ..
+            } = begun;
+            let needs = forward.needs;
+            match tried {
                 Ok(answer) => {
                     if let Some(upload) = &forward.upload {
                         upload.keep_no_more();
@@ -117,12 +107,64 @@ impl Upstream for Outbound {
                     Ok(self.respond(way_back, arrived, answer, picked, forward.upload, retries))
                 }
                 Err(failed) => self.give_up(client, &arrived, needs, picked, failed, &history),
-            };
+            }
         }
     }
 }
 
 impl Outbound {
+    fn begin(&self, request: Request<Incoming>) -> Begun<'_> {
+        let started = Instant::now();
+        let (mut head, incoming) = request.into_parts();
+        let body = !incoming.is_end_stream();
+        headers::strip_mesh(&mut head.headers);
+        let needs = headers::receive(&mut head, body);
+        let target = route::backend(&self.target, &head);
+        let arrived = Arrived::new(&self.worker, &head, needs, self.client, started);
+        target.budget.borrow_mut().deposit(started);
+        Begun {
+            arrived,
+            forward: Forward::new(head, needs, incoming, body),
+            target,
+            history: History::default(),
+        }
+    }
+
+    /// Sends the request to one endpoint after the other, as the retry table allows; the last one, and how that went.
+    async fn try_endpoints(
+        &self,
+        begun: &mut Begun<'_>,
+    ) -> Result<(Picked, Result<Answer, Failed>), Unavailable> {
+        let Begun {
+            arrived,
+            forward,
+            target,
+            history,
+        } = begun;
+        loop {
+            let picked = self.pick(target, arrived, history).await?;
+            let tried = self.attempt(&picked, forward, history).await;
+            let failure = match &tried {
+                Ok(answer) => failure_of(answer, &picked, forward.needs),
+                Err(Failed::Dial(_)) => Some(Failure::Connect),
+                Err(Failed::Try(error)) => error.failure(),
+            };
+            if let Some(failure) = failure
+                && let Some(pause) =
+                    self.retry_after(target, forward, arrived, history, &picked, failure)
+            {
+                // Before the pause, which is no fault of the endpoint.
+                match tried {
+                    Ok(answer) => picked.finish_after(Outcome::Failure, answer.rtt),
+                    Err(failed) => picked.finish(outcome_of(&failed)),
+                }
+                wait(pause).await;
+                continue;
+            }
+            return Ok((picked, tried));
+        }
+    }
+
     /// Chooses an endpoint that has not failed this request, if there is one; waits for one to appear.
     async fn pick(
         &self,

@@ -208,7 +208,8 @@ impl Connections {
             let changed = self.changed.notified();
             if self.dials.get() < MAX_DIALS {
                 let dialling = Dialling::begin(self);
-                let opened = dial(Protocol::Http1).await;
+                // Boxed, being rare: each request's future would have room for it.
+                let opened = Box::pin(dial(Protocol::Http1)).await;
                 drop(dialling);
                 return opened
                     .map(Http1::new)
@@ -261,8 +262,8 @@ impl Connections {
             let changed = self.changed_http2.notified();
             if !self.dialling_http2.get() {
                 let dialling = DiallingHttp2::begin(self);
-                let opened = match dial(Protocol::Http2).await {
-                    Ok(io) => Http2::open(io)
+                let opened = match Box::pin(dial(Protocol::Http2)).await {
+                    Ok(io) => Box::pin(Http2::open(io))
                         .await
                         .map_err(|error| PoolError::Handshake(Rc::new(error))),
                     Err(error) => Err(PoolError::Dial(Rc::new(error))),

@@ -138,14 +138,14 @@ async fn next(session: &Session, mut drained: Pin<&mut impl Future<Output = ()>>
 }
 
 /// Forwards one request and writes its response.
-async fn exchange(
-    session: &Rc<Session>,
-    client: &Rc<Client>,
+fn exchange<'a>(
+    session: &'a Rc<Session>,
+    client: &'a Rc<Client>,
     head: Head,
-    drain: &Drain,
-    upstream: &impl Upstream,
-    out: &mut Outbox,
-) -> After {
+    drain: &'a Drain,
+    upstream: &'a impl Upstream,
+    out: &'a mut Outbox,
+) -> impl Future<Output = After> {
     let Head {
         parts,
         body: framing,
@@ -160,27 +160,33 @@ async fn exchange(
         drain: Some(drain),
     };
     let body = session.body(framing, continues(&parts.headers, parts.version, framing));
-    if let Err(rejection) = check_authority(&parts.uri, &parts.headers) {
-        client.refuse(rejection);
-        answer.keep_alive = false;
-        // Nobody reads it: who waits for its end would wait for ever.
-        drop(body);
-        return answer.write(reject(rejection)).await;
+    let request = match check_authority(&parts.uri, &parts.headers) {
+        Ok(()) => Ok(Request::from_parts(parts, Incoming::Http1(body))),
+        Err(rejection) => {
+            client.refuse(rejection);
+            answer.keep_alive = false;
+            // Nobody reads the body, and it is dropped: who waits for its end would wait for ever.
+            Err(rejection)
+        }
+    };
+    async move {
+        let response = match request {
+            Ok(request) => {
+                let mut forwarding = pin!(upstream.forward(client, request));
+                let forwarded = poll_fn(|cx| match forwarding.as_mut().poll(cx) {
+                    Poll::Ready(forwarded) => Poll::Ready(Some(forwarded)),
+                    Poll::Pending => session.poll_left(cx).map(|()| None),
+                });
+                match forwarded.await {
+                    Some(Ok(response)) => response,
+                    _ => return After::Broken { reset: false },
+                }
+            }
+            Err(rejection) => reject(rejection),
+        };
+        answer.keep_alive &= client.refused().is_none();
+        answer.write(response).await
     }
-    let request = Request::from_parts(parts, Incoming::Http1(body));
-    let response = {
-        let mut forwarding = pin!(upstream.forward(client, request));
-        poll_fn(|cx| match forwarding.as_mut().poll(cx) {
-            Poll::Ready(response) => Poll::Ready(Some(response)),
-            Poll::Pending => session.poll_left(cx).map(|()| None),
-        })
-        .await
-    };
-    let Some(Ok(response)) = response else {
-        return After::Broken { reset: false };
-    };
-    answer.keep_alive &= client.refused().is_none();
-    answer.write(response).await
 }
 
 /// Whether the client waits to be asked for its body.
@@ -215,28 +221,30 @@ impl<'a> Answer<'a> {
         }
     }
 
-    async fn write(self, response: Response<ResponseBody>) -> After {
+    fn write(self, response: Response<ResponseBody>) -> impl Future<Output = After> {
         let (head, body) = response.into_parts();
         let mut answering = self.begin(head, body);
-        let written = poll_fn(|cx| answering.poll(cx)).await;
-        let Answering {
-            body,
-            keep_alive,
-            closes,
-            session,
-            ..
-        } = answering;
-        // Before the wait: it lets go of the request.
-        drop(body);
-        if let Err(why) = written {
-            tracing::debug!("a response was not written whole: {why}");
-            let reset = closes && matches!(why, Unwritten::Endpoint);
-            return After::Broken { reset };
-        }
-        // The endpoint may read the rest of the request behind its response.
-        match poll_fn(|cx| session.poll_body_end(cx)).await {
-            BodyState::Complete if keep_alive => After::KeepAlive,
-            _ => After::Close,
+        async move {
+            let written = poll_fn(|cx| answering.poll(cx)).await;
+            let Answering {
+                body,
+                keep_alive,
+                closes,
+                session,
+                ..
+            } = answering;
+            // Before the wait: it lets go of the request.
+            drop(body);
+            if let Err(why) = written {
+                tracing::debug!("a response was not written whole: {why}");
+                let reset = closes && matches!(why, Unwritten::Endpoint);
+                return After::Broken { reset };
+            }
+            // The endpoint may read the rest of the request behind its response.
+            match poll_fn(|cx| session.poll_body_end(cx)).await {
+                BodyState::Complete if keep_alive => After::KeepAlive,
+                _ => After::Close,
+            }
         }
     }
 

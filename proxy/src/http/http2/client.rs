@@ -13,7 +13,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use h2::client::{Builder, SendRequest};
+use h2::client::{Builder, ResponseFuture, SendRequest};
 use http::{Method, Request, request, response};
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::task::{AbortHandle, spawn_local};
@@ -23,7 +23,7 @@ use super::{
     body::ReceivedBody,
     keep_alive::KeepAlive,
     tunnel::TunnelledStream,
-    upload::{self, Sent},
+    upload::{SendBody, Sent},
 };
 use crate::{
     http::{head::MAX_HEAD, upload::RequestBody},
@@ -47,6 +47,13 @@ pub(in crate::http) struct Connection {
 pub(in crate::http) struct Stream {
     sender: SendRequest<Bytes>,
     in_flight: Rc<Cell<usize>>,
+}
+
+/// A stream with a request on it.
+pub(in crate::http) struct Opened {
+    response: ResponseFuture,
+    upload: Option<SendBody<RequestBody>>,
+    tunnel: Option<h2::SendStream<Bytes>>,
 }
 
 /// Why there is no response.
@@ -90,11 +97,7 @@ impl Connection {
 
     /// Whether it takes no more requests: it has ended, or the peer has said that it will (GOAWAY).
     pub(in crate::http) fn is_closed(&mut self) -> bool {
-        // Ready at once, since no stream was opened by this sender.
-        let ready = self
-            .sender
-            .poll_ready(&mut Context::from_waker(Waker::noop()));
-        matches!(ready, Poll::Ready(Err(_)))
+        !is_open(&mut self.sender)
     }
 
     /// Whether one more stream would be opened at once.
@@ -114,6 +117,13 @@ impl Connection {
             in_flight: self.in_flight.clone(),
         }
     }
+}
+
+/// Whether its connection takes requests. No stream may have been opened by it.
+fn is_open(sender: &mut SendRequest<Bytes>) -> bool {
+    // It would wait only for the stream that it has opened.
+    let ready = sender.poll_ready(&mut Context::from_waker(Waker::noop()));
+    matches!(ready, Poll::Ready(Ok(())))
 }
 
 /// Moves the connection's frames until it ends.
@@ -138,35 +148,34 @@ async fn drive(mut connection: h2::client::Connection<Corked, Bytes>, cork: Cork
 }
 
 impl Stream {
-    /// Sends a request; returns its response. Dropped before that, it resets the stream.
+    /// Opens the stream with a request.
     ///
     /// # Errors
-    /// The connection takes no more requests, or the stream ended without a response.
-    pub(in crate::http) async fn send(
+    /// The connection takes no more requests.
+    pub(in crate::http) fn open(
         &mut self,
         head: request::Parts,
         body: RequestBody,
-    ) -> Result<(response::Parts, ResponseBody), Error> {
-        if poll_fn(|cx| self.sender.poll_ready(cx)).await.is_err() {
+    ) -> Result<Opened, Error> {
+        if !is_open(&mut self.sender) {
             return Err(Error::Unsent(Box::new(head)));
         }
         let connect = head.method == Method::CONNECT;
         let ends = !connect && body.is_end_stream();
-        let request = Request::from_parts(head, ());
         let (response, stream) = self
             .sender
-            .send_request(request, ends)
+            .send_request(Request::from_parts(head, ()), ends)
             .map_err(Error::Failed)?;
-        let (uploading, tunnel) = match (ends, connect) {
+        let (upload, tunnel) = match (ends, connect) {
             (true, _) => (None, None),
             (false, true) => (None, Some(stream)),
-            (false, false) => (send_body(body, stream).await, None),
+            (false, false) => (Some(SendBody::new(body, stream)), None),
         };
-        let (head, stream) = response.await.map_err(Error::Failed)?.into_parts();
-        let tunnel = tunnel.filter(|_| head.status.is_success());
-        let body = ReceivedBody::new(stream, &head.headers);
-        let body = ResponseBody::new(body, uploading, tunnel);
-        Ok((head, body))
+        Ok(Opened {
+            response,
+            upload,
+            tunnel,
+        })
     }
 
     /// Whether the peer takes extended CONNECT; waits a moment for its settings.
@@ -186,13 +195,35 @@ impl Drop for Stream {
     }
 }
 
+impl Opened {
+    /// The response. Dropped before that, it resets the stream.
+    ///
+    /// # Errors
+    /// The stream ended without one.
+    pub(in crate::http) async fn response(self) -> Result<(response::Parts, ResponseBody), Error> {
+        let Self {
+            response,
+            upload,
+            tunnel,
+        } = self;
+        let uploading = match upload {
+            Some(upload) => send_body(upload).await,
+            None => None,
+        };
+        let (head, stream) = response.await.map_err(Error::Failed)?.into_parts();
+        let tunnel = tunnel.filter(|_| head.status.is_success());
+        let body = ReceivedBody::new(stream, &head.headers);
+        let body = ResponseBody::new(body, uploading, tunnel);
+        Ok((head, body))
+    }
+}
+
 /// Sends what is there of a body at once, the rest in a task.
-async fn send_body(body: RequestBody, stream: h2::SendStream<Bytes>) -> Option<Uploading> {
-    let mut sending = Box::pin(upload::send(body, stream));
-    let at_once = poll_fn(|cx| Poll::Ready(sending.as_mut().poll(cx))).await;
+async fn send_body(mut upload: SendBody<RequestBody>) -> Option<Uploading> {
+    let at_once = poll_fn(|cx| Poll::Ready(Pin::new(&mut upload).poll(cx))).await;
     match at_once {
         Poll::Ready(Sent) => None,
-        Poll::Pending => Some(Uploading(Some(spawn_local(sending).abort_handle()))),
+        Poll::Pending => Some(Uploading(Some(spawn_local(upload).abort_handle()))),
     }
 }
 

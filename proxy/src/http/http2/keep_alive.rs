@@ -124,7 +124,7 @@ mod tests {
             loop {
                 let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
                 tcp.write_all(&settings).await.unwrap();
-                tokio::time::sleep(SHORT / 5).await;
+                sleep(SHORT / 5).await;
             }
         };
         assert!(!is_lost(sends_settings).await);

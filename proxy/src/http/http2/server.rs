@@ -23,17 +23,22 @@ use hyper::body::Body;
 use tokio::task::spawn_local;
 
 use super::{
-    CONNECTION_WINDOW, STREAM_WINDOW, body::ReceivedBody, keep_alive::KeepAlive,
-    tunnel::TunnelledStream, upload,
+    CONNECTION_WINDOW, STREAM_WINDOW,
+    body::ReceivedBody,
+    keep_alive::KeepAlive,
+    tunnel::TunnelledStream,
+    upload::{SendBody, reason},
 };
 use crate::{
     drain::Drain,
     http::{
         answer::reject,
+        body::ResponseBody,
         head::{MAX_HEAD, check_authority},
         headers,
         incoming::Incoming,
         server::{Client, Upstream},
+        tunnel::Tunnel,
     },
     io::{Corked, Io, cork},
 };
@@ -113,51 +118,75 @@ fn poll_streams(
 }
 
 /// Forwards one request and sends its response.
-async fn exchange(
+fn exchange(
     client: Rc<Client>,
     upstream: Rc<impl Upstream>,
     request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
-) {
-    let connect = request.method() == Method::CONNECT;
+) -> impl Future<Output = ()> {
     let (head, stream) = request.into_parts();
-    let (body, mut tunnelled) = match connect {
+    let (body, tunnelled) = match head.method == Method::CONNECT {
         false => (ReceivedBody::new(stream, &head.headers), None),
         // What comes on the stream is for the tunnel.
         true => (ReceivedBody::empty(), Some(stream)),
     };
     // Why it is not clear to whom the request is.
-    let response = match check_authority(&head.uri, &head.headers) {
-        Err(rejection) => reject(rejection),
-        Ok(()) => {
-            let request = Request::from_parts(head, Incoming::Http2(body));
-            let mut forwarding = pin!(upstream.forward(&client, request));
-            let forwarded = poll_fn(|cx| match forwarding.as_mut().poll(cx) {
-                Poll::Ready(forwarded) => Poll::Ready(Some(forwarded)),
-                // The client may reset the stream: then nobody waits for the response.
-                Poll::Pending => respond.poll_reset(cx).map(|_| None),
-            });
-            match forwarded.await {
-                None => return,
-                Some(Ok(response)) => response,
-                Some(Err(reset)) => {
-                    respond.send_reset(upload::reason(&reset));
-                    return;
+    let refused = check_authority(&head.uri, &head.headers).err();
+    let request = Request::from_parts(head, Incoming::Http2(body));
+    async move {
+        let response = match refused {
+            Some(rejection) => reject(rejection),
+            None => {
+                let mut forwarding = pin!(upstream.forward(&client, request));
+                let forwarded = poll_fn(|cx| match forwarding.as_mut().poll(cx) {
+                    Poll::Ready(forwarded) => Poll::Ready(Some(forwarded)),
+                    // The client may reset the stream: then nobody waits for the response.
+                    Poll::Pending => respond.poll_reset(cx).map(|_| None),
+                });
+                match forwarded.await {
+                    None => return,
+                    Some(Ok(response)) => response,
+                    Some(Err(reset)) => {
+                        respond.send_reset(reason(&reset));
+                        return;
+                    }
                 }
             }
+        };
+        match answer(response, tunnelled, respond) {
+            None => {}
+            Some(Rest::Body(body)) => {
+                body.await;
+            }
+            Some(Rest::Tunnel(tunnel, stream)) => tunnel.run_stream(stream).await,
         }
-    };
+    }
+}
+
+/// What follows the head of a response.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly always the large one, and in a task of its own"
+)]
+enum Rest {
+    Body(SendBody<ResponseBody>),
+    Tunnel(Box<Tunnel>, TunnelledStream),
+}
+
+/// Sends the head of a response. `tunnelled`: what the client sends, if it asked for a tunnel.
+fn answer(
+    response: Response<ResponseBody>,
+    tunnelled: Option<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+) -> Option<Rest> {
     let (mut head, mut body) = response.into_parts();
     headers::strip_for_http2(&mut head.headers);
-    let tunnel = body.take_tunnel();
-    let tunnels = connect && head.status.is_success();
-    if tunnels {
+    let received = tunnelled.filter(|_| head.status.is_success());
+    let ends = received.is_none() && body.is_end_stream();
+    if received.is_some() {
         // RFC 9110, section 9.3.6: what follows is no content.
         head.headers.remove(CONTENT_LENGTH);
-    }
-    let ends = !tunnels && body.is_end_stream();
-    if !ends
-        && !tunnels
+    } else if !ends
         && let Some(length) = body.size_hint().exact()
         && let Entry::Vacant(vacant) = head.headers.entry(CONTENT_LENGTH)
     {
@@ -167,18 +196,13 @@ async fn exchange(
         Ok(stream) => stream,
         Err(error) => {
             tracing::debug!(%error, "a response could not be sent");
-            return;
+            return None;
         }
     };
-    match (tunnel, tunnelled.take().filter(|_| tunnels)) {
-        (Some(tunnel), Some(received)) => {
-            tunnel
-                .run_stream(TunnelledStream::new(stream, received))
-                .await;
+    match (received, body.take_tunnel()) {
+        (Some(received), Some(tunnel)) => {
+            Some(Rest::Tunnel(tunnel, TunnelledStream::new(stream, received)))
         }
-        _ if ends => {}
-        _ => {
-            upload::send(body, stream).await;
-        }
+        _ => (!ends).then(|| Rest::Body(SendBody::new(body, stream))),
     }
 }

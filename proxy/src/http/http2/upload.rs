@@ -2,7 +2,7 @@
 
 use std::{
     error::Error,
-    future::poll_fn,
+    future::Future,
     pin::Pin,
     task::{Context, Poll, ready},
 };
@@ -17,66 +17,78 @@ use crate::http::incoming::h2_error;
 pub(super) struct Sent;
 
 /// Sends a body to its end. Dropped before that, it leaves the stream to be reset.
-pub(super) async fn send<B>(mut body: B, mut stream: SendStream<Bytes>) -> Sent
-where
-    B: Body<Data = Bytes, Error: Error + 'static> + Unpin,
-{
-    // Read, and waiting for room in the window.
-    let mut waiting = None;
-    poll_fn(|cx| poll_send(cx, &mut body, &mut stream, &mut waiting)).await
+pub(super) struct SendBody<B> {
+    body: B,
+    stream: SendStream<Bytes>,
+    /// Read, and waiting for room in the window.
+    waiting: Option<Bytes>,
 }
 
-fn poll_send<B>(
-    cx: &mut Context<'_>,
-    body: &mut B,
-    stream: &mut SendStream<Bytes>,
-    waiting: &mut Option<Bytes>,
-) -> Poll<Sent>
+impl<B> SendBody<B> {
+    pub(super) fn new(body: B, stream: SendStream<Bytes>) -> Self {
+        Self {
+            body,
+            stream,
+            waiting: None,
+        }
+    }
+}
+
+impl<B> Future for SendBody<B>
 where
     B: Body<Data = Bytes, Error: Error + 'static> + Unpin,
 {
-    loop {
-        if stream.poll_reset(cx).is_ready() {
-            return Poll::Ready(Sent);
-        }
-        if let Some(data) = waiting {
-            while !data.is_empty() && stream.capacity() == 0 {
-                match ready!(stream.poll_capacity(cx)) {
-                    Some(Ok(_)) => {}
-                    Some(Err(_)) | None => return Poll::Ready(Sent),
-                }
-            }
-            let data = std::mem::take(data);
-            *waiting = None;
-            let ends = body.is_end_stream();
-            if stream.send_data(data, ends).is_err() || ends {
+    type Output = Sent;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Sent> {
+        let Self {
+            body,
+            stream,
+            waiting,
+        } = &mut *self;
+        loop {
+            if stream.poll_reset(cx).is_ready() {
                 return Poll::Ready(Sent);
             }
-        }
-        match ready!(Pin::new(&mut *body).poll_frame(cx)) {
-            Some(Ok(frame)) => match frame.into_data() {
-                Ok(data) if data.is_empty() && !body.is_end_stream() => {}
-                Ok(data) => {
-                    // Room is asked for only now that there is something to send: it would be missing to the
-                    // connection's other streams. For more than one byte h2 asks itself.
-                    stream.reserve_capacity(data.len().min(1));
-                    *waiting = Some(data);
-                }
-                Err(frame) => {
-                    stream.reserve_capacity(0);
-                    if let Ok(trailers) = frame.into_trailers() {
-                        let _ = stream.send_trailers(trailers);
+            if let Some(data) = waiting {
+                while !data.is_empty() && stream.capacity() == 0 {
+                    match ready!(stream.poll_capacity(cx)) {
+                        Some(Ok(_)) => {}
+                        Some(Err(_)) | None => return Poll::Ready(Sent),
                     }
+                }
+                let data = std::mem::take(data);
+                *waiting = None;
+                let ends = body.is_end_stream();
+                if stream.send_data(data, ends).is_err() || ends {
                     return Poll::Ready(Sent);
                 }
-            },
-            Some(Err(error)) => {
-                stream.send_reset(reason(&error));
-                return Poll::Ready(Sent);
             }
-            None => {
-                let _ = stream.send_data(Bytes::new(), true);
-                return Poll::Ready(Sent);
+            match ready!(Pin::new(&mut *body).poll_frame(cx)) {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) if data.is_empty() && !body.is_end_stream() => {}
+                    Ok(data) => {
+                        // Room is asked for only now that there is something to send: it would be missing to the
+                        // connection's other streams. For more than one byte h2 asks itself.
+                        stream.reserve_capacity(data.len().min(1));
+                        *waiting = Some(data);
+                    }
+                    Err(frame) => {
+                        stream.reserve_capacity(0);
+                        if let Ok(trailers) = frame.into_trailers() {
+                            let _ = stream.send_trailers(trailers);
+                        }
+                        return Poll::Ready(Sent);
+                    }
+                },
+                Some(Err(error)) => {
+                    stream.send_reset(reason(&error));
+                    return Poll::Ready(Sent);
+                }
+                None => {
+                    let _ = stream.send_data(Bytes::new(), true);
+                    return Poll::Ready(Sent);
+                }
             }
         }
     }
