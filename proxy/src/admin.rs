@@ -20,6 +20,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use mesh_api::names;
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::config::Config;
@@ -60,6 +61,8 @@ pub(crate) fn bind(port: u16) -> anyhow::Result<TcpListener> {
     let listen = || {
         let listener = std::net::TcpListener::bind::<&[SocketAddr]>(&any)?;
         listener.set_nonblocking(true)?;
+        // What it accepts inherits it.
+        tune_remote(SockRef::from(&listener))?;
         TcpListener::from_std(listener)
     };
     listen().with_context(|| {
@@ -72,7 +75,7 @@ impl Admin {
     pub(crate) async fn run(self, listener: TcpListener) {
         let admin = Arc::new(self);
         let start = move |tcp, client| drop(tokio::spawn(admin.clone().serve(tcp, client)));
-        listen::accept(listener, tune_remote, std::future::pending(), start).await;
+        listen::accept(listener, std::future::pending(), start).await;
     }
 
     async fn serve(self: Arc<Self>, tcp: TcpStream, client: SocketAddr) {

@@ -57,7 +57,7 @@ pub struct Caller {
 
 /// Serves one accepted connection until it ends.
 pub async fn serve(worker: Rc<Worker>, tcp: TcpStream, client: SocketAddr) {
-    match original_destination(&tcp, worker.own_ports()) {
+    match original_destination(&tcp, client, worker.own_ports()) {
         Ok(destination) => connection(worker, tcp, client, destination).await,
         Err(error) => {
             if worker.is_news(error.cause(), client) {

@@ -39,18 +39,22 @@ impl OriginalDestinationError {
 }
 
 /// Listens on `port` of all addresses, IPv6 and IPv4; IPv4 only where the kernel has no IPv6. Several
-/// workers listen on the same port: the kernel spreads connections over them.
+/// workers listen on the same port: the kernel spreads connections over them. Every accepted connection inherits the
+/// options that `tune` sets.
 ///
 /// # Errors
 /// The port is taken by another user, or may not be bound.
-pub fn bind(port: u16) -> io::Result<std::net::TcpListener> {
-    match bind_to((Ipv6Addr::UNSPECIFIED, port).into()) {
-        Err(error) if no_ipv6(&error) => bind_to((Ipv4Addr::UNSPECIFIED, port).into()),
+pub fn bind(port: u16, tune: Tune) -> io::Result<std::net::TcpListener> {
+    match bind_to((Ipv6Addr::UNSPECIFIED, port).into(), tune) {
+        Err(error) if no_ipv6(&error) => bind_to((Ipv4Addr::UNSPECIFIED, port).into(), tune),
         other => other,
     }
 }
 
-fn bind_to(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+/// Sets options of a socket.
+pub type Tune = fn(SockRef<'_>) -> io::Result<()>;
+
+fn bind_to(address: SocketAddr, tune: Tune) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM.nonblocking(),
@@ -61,6 +65,7 @@ fn bind_to(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     }
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
+    tune(SockRef::from(&socket))?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
@@ -74,11 +79,9 @@ fn no_ipv6(error: &io::Error) -> bool {
         .contains(&error.raw_os_error().unwrap_or_default())
 }
 
-/// Accepts until `stop` resolves; every connection gets its options by `tune` and is handed to `start`, which
-/// must not block.
+/// Accepts until `stop` resolves; every connection is handed to `start`, which must not block.
 pub async fn accept(
     listener: tokio::net::TcpListener,
-    tune: fn(SockRef<'_>) -> io::Result<()>,
     stop: impl Future<Output = ()>,
     mut start: impl FnMut(TcpStream, SocketAddr),
 ) {
@@ -93,10 +96,7 @@ pub async fn accept(
         match accepted {
             Ok((tcp, peer)) => {
                 failing = false;
-                match tune(SockRef::from(&tcp)) {
-                    Ok(()) => start(tcp, canonical(peer)),
-                    Err(error) => tracing::debug!(%peer, %error, "a client was gone at once"),
-                }
+                start(tcp, canonical(peer));
             }
             Err(error) if is_of_one_connection(&error) => {
                 tracing::debug!(%error, "a client was gone before it was accepted");
@@ -115,31 +115,39 @@ pub async fn accept(
     }
 }
 
-/// What the client of a redirected connection dialled.
+/// What `client`, whose connection was redirected, dialled.
 ///
 /// # Errors
 /// See [`OriginalDestinationError`]. `own_ports` are the ports that redirected connections arrive at.
 pub fn original_destination(
     tcp: &TcpStream,
+    client: SocketAddr,
     own_ports: [u16; 2],
 ) -> Result<SocketAddr, OriginalDestinationError> {
-    let local = tcp
-        .local_addr()
-        .map(canonical)
-        .map_err(OriginalDestinationError::Unknown)?;
+    let local = || {
+        tcp.local_addr()
+            .map(canonical)
+            .map_err(OriginalDestinationError::Unknown)
+    };
     let socket = SockRef::from(tcp);
-    let original = if local.is_ipv4() {
+    let original = if client.is_ipv4() {
         socket.original_dst_v4()
     } else {
         socket.original_dst_v6()
     };
-    let destination = match original {
-        Ok(address) => address.as_socket().map_or(local, canonical),
+    let original = match original {
+        Ok(address) => address.as_socket().map(canonical),
         // Connection tracking has never seen it, so nobody redirected it.
-        Err(error) if error.raw_os_error() == Some(nix::errno::Errno::ENOENT as i32) => local,
+        Err(error) if error.raw_os_error() == Some(nix::errno::Errno::ENOENT as i32) => None,
         Err(error) => return Err(OriginalDestinationError::Unknown(error)),
     };
-    if loops(destination, local, own_ports) {
+    let destination = match original {
+        // Its own address has one of its own ports: there is no need to look.
+        Some(destination) if !own_ports.contains(&destination.port()) => return Ok(destination),
+        Some(destination) => destination,
+        None => local()?,
+    };
+    if loops(destination, local()?, own_ports) {
         return Err(OriginalDestinationError::Loop(destination));
     }
     Ok(destination)
@@ -179,6 +187,7 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::io::{tune_local, tune_remote};
 
     const OWN_PORTS: [u16; 2] = [4140, 4143];
 
@@ -214,9 +223,25 @@ mod tests {
         assert_eq!((canonical.flowinfo(), canonical.scope_id()), (0, 3));
     }
 
+    #[test]
+    fn accepted_connections_have_the_listeners_options() {
+        let listener = bind(0, tune_remote).unwrap();
+        listener.set_nonblocking(false).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let client = std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
+        tune_remote(SockRef::from(&client)).unwrap();
+        let accepted = listener.accept().unwrap().0;
+        let [inherited, set] = [accepted, client].map(|tcp| {
+            let socket = SockRef::from(&tcp);
+            assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
+            socket.tcp_user_timeout().unwrap()
+        });
+        assert!(inherited.is_some() && inherited == set);
+    }
+
     #[tokio::test]
     async fn a_listener_takes_both_families() {
-        let listener = bind(0).unwrap();
+        let listener = bind(0, tune_local).unwrap();
         let port = listener.local_addr().unwrap().port();
         let listener = tokio::net::TcpListener::from_std(listener).unwrap();
         for client in [
@@ -224,10 +249,10 @@ mod tests {
             (Ipv6Addr::LOCALHOST, port).into(),
         ] {
             let (connected, accepted) = tokio::join!(TcpStream::connect(client), listener.accept());
-            let (connected, (accepted, _)) = (connected.unwrap(), accepted.unwrap());
+            let (connected, (accepted, peer)) = (connected.unwrap(), accepted.unwrap());
             assert_eq!(canonical(accepted.local_addr().unwrap()), client);
             // Nobody redirected it, so that it would loop.
-            let found = original_destination(&accepted, OWN_PORTS);
+            let found = original_destination(&accepted, canonical(peer), OWN_PORTS);
             assert!(
                 matches!(found, Err(OriginalDestinationError::Loop(address)) if address == client)
             );

@@ -47,7 +47,7 @@ pub enum OpenError {
 
 /// Serves one accepted connection until it ends.
 pub async fn serve(worker: Rc<Worker>, tcp: TcpStream, client: SocketAddr) {
-    match original_destination(&tcp, worker.own_ports()) {
+    match original_destination(&tcp, client, worker.own_ports()) {
         Ok(destination) => connection(worker, tcp, client, destination).await,
         Err(error) => {
             if worker.is_news(error.cause(), client) {
@@ -105,7 +105,8 @@ pub async fn connection(
                 close(upstream);
             }
             let io = Plain::new(tcp, heard).into();
-            Box::pin(http::outbound::serve(worker, io, version, target)).await;
+            let serving = http::outbound::serve(worker, io, client, version, target);
+            Box::pin(serving).await;
         }
         Protocol::Tls(hello) => {
             Box::pin(opaque(worker, tcp, heard, upstream, target, Some(hello))).await;

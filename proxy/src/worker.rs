@@ -85,8 +85,8 @@ const IDLE_LIMIT: Duration = Duration::from_secs(60);
 /// # Errors
 /// A listener's port is taken, or the thread can't be started.
 pub fn start(parts: Parts, number: usize) -> io::Result<JoinHandle<()>> {
-    let outbound = bind(parts.config.outbound_port)?;
-    let inbound = bind(parts.config.inbound_port)?;
+    let outbound = bind(parts.config.outbound_port, tune_local)?;
+    let inbound = bind(parts.config.inbound_port, tune_remote)?;
     std::thread::Builder::new()
         .name(format!("worker-{number}"))
         .spawn(move || {
@@ -101,8 +101,8 @@ pub fn start(parts: Parts, number: usize) -> io::Result<JoinHandle<()>> {
         })
 }
 
-fn bind(port: u16) -> io::Result<std::net::TcpListener> {
-    listen::bind(port).map_err(|error| {
+fn bind(port: u16, tune: listen::Tune) -> io::Result<std::net::TcpListener> {
+    listen::bind(port, tune).map_err(|error| {
         let problem = format!("can't listen on port {port}: {error}");
         io::Error::new(error.kind(), problem)
     })
@@ -120,16 +120,11 @@ async fn run(
         TcpListener::from_std(inbound)?,
     );
     spawn_local(tick(worker.clone()));
-    let inbound = listen::accept(
-        inbound,
-        tune_remote,
-        worker.drain.started(),
-        |tcp, client| {
-            worker.spawn(inbound::serve(worker.clone(), tcp, client));
-        },
-    );
+    let inbound = listen::accept(inbound, worker.drain.started(), |tcp, client| {
+        worker.spawn(inbound::serve(worker.clone(), tcp, client));
+    });
     // The app may need others to finish what it has begun: its own connections are served to the end.
-    let outbound = listen::accept(outbound, tune_local, worker.drained(), |tcp, client| {
+    let outbound = listen::accept(outbound, worker.drained(), |tcp, client| {
         worker.spawn(outbound::serve(worker.clone(), tcp, client));
     });
     tokio::join!(inbound, outbound);

@@ -12,7 +12,9 @@ use mesh_api::{names, v1};
 use mesh_proxy::{
     config::{AccessLog, Config, LogFormat},
     discovery::Discovery,
-    drain, inbound, listen,
+    drain, inbound,
+    io::{tune_local, tune_remote},
+    listen,
     metrics::Metrics,
     outbound,
     tls::{Credentials, Tls, TrustBundle},
@@ -44,7 +46,7 @@ pub(super) async fn outbound(next: SocketAddr, tls: Option<&Tls>) -> anyhow::Res
         ..destination(0, 1)
     });
     anyhow::ensure!(told, "discovery refuses the endpoint {next}");
-    let (listener, address) = listener().await?;
+    let (listener, address) = proxy_listener(tune_local)?;
     spawn_local(async move {
         let start = |tcp, client| {
             spawn_local(outbound::connection(
@@ -54,13 +56,7 @@ pub(super) async fn outbound(next: SocketAddr, tls: Option<&Tls>) -> anyhow::Res
                 SERVICE,
             ));
         };
-        listen::accept(
-            listener,
-            mesh_proxy::io::tune_local,
-            std::future::pending(),
-            start,
-        )
-        .await;
+        listen::accept(listener, std::future::pending(), start).await;
     });
     Ok(address)
 }
@@ -68,20 +64,21 @@ pub(super) async fn outbound(next: SocketAddr, tls: Option<&Tls>) -> anyhow::Res
 /// An inbound proxy before the app at this address.
 pub(super) async fn inbound(app: SocketAddr, tls: Option<&Tls>) -> anyhow::Result<SocketAddr> {
     let worker = worker(tls.cloned().unwrap_or_default(), Discovery::told());
-    let (listener, address) = listener().await?;
+    let (listener, address) = proxy_listener(tune_remote)?;
     spawn_local(async move {
         let start = |tcp, client| {
             spawn_local(inbound::connection(Rc::clone(&worker), tcp, client, app));
         };
-        listen::accept(
-            listener,
-            mesh_proxy::io::tune_remote,
-            std::future::pending(),
-            start,
-        )
-        .await;
+        listen::accept(listener, std::future::pending(), start).await;
     });
     Ok(address)
+}
+
+/// A proxy's listener, as it binds it.
+fn proxy_listener(tune: listen::Tune) -> anyhow::Result<(TcpListener, SocketAddr)> {
+    let listener = TcpListener::from_std(listen::bind(0, tune)?)?;
+    let port = listener.local_addr()?.port();
+    Ok((listener, (Ipv4Addr::LOCALHOST, port).into()))
 }
 
 /// A server on loopback.

@@ -42,9 +42,15 @@ const READY_TIMEOUT: Duration = Duration::from_secs(3);
 const MAX_PICKS: usize = 4;
 
 /// Serves one connection of an app until it ends.
-pub async fn serve(worker: Rc<Worker>, io: Io, version: HttpVersion, target: Rc<Target>) {
+pub async fn serve(
+    worker: Rc<Worker>,
+    io: Io,
+    client: SocketAddr,
+    version: HttpVersion,
+    target: Rc<Target>,
+) {
     let outbound = Rc::new(Outbound {
-        client: io.tcp().peer_addr().ok(),
+        client,
         worker: worker.clone(),
         target,
     });
@@ -54,7 +60,7 @@ pub async fn serve(worker: Rc<Worker>, io: Io, version: HttpVersion, target: Rc<
 struct Outbound {
     worker: Rc<Worker>,
     target: Rc<Target>,
-    client: Option<SocketAddr>,
+    client: SocketAddr,
 }
 
 /// What became of a request so far.
@@ -120,7 +126,7 @@ impl Outbound {
         headers::strip_mesh(&mut head.headers);
         let needs = headers::receive(&mut head, body);
         let target = route::backend(&self.target, &head);
-        let arrived = Arrived::new(&self.worker, &head, needs, self.client, started);
+        let arrived = Arrived::new(&self.worker, &head, needs, Some(self.client), started);
         target.budget.borrow_mut().deposit(started);
         Begun {
             arrived,

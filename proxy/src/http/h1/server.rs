@@ -102,8 +102,10 @@ pub(in crate::http) async fn serve(io: Io, drain: &Drain, upstream: Rc<impl Upst
             }
         }
         (After::Close, Some((mut io, _))) => {
-            // It may be gone already.
-            let _ = io.shutdown().await;
+            if unread || io.is_tls() {
+                // It may be gone already.
+                let _ = io.shutdown().await;
+            }
             if unread {
                 let _ = timeout(LINGER, linger(&mut io)).await;
             }

@@ -4,7 +4,7 @@ use std::{rc::Rc, time::Duration};
 
 use tokio::time::sleep;
 
-use super::support::{Text, listen, run};
+use super::support::{CLIENT, Text, listen, run};
 use crate::{
     detect::HttpVersion::Http1, http::outbound, metrics::Metrics, tls::Tls, worker::Worker,
 };
@@ -22,7 +22,7 @@ async fn counted(request: &str) -> String {
         let worker = worker.clone();
         async move {
             let target = worker.target(app);
-            outbound::serve(worker, tcp.into(), Http1, target).await;
+            outbound::serve(worker, tcp.into(), CLIENT, Http1, target).await;
         }
     })
     .await;

@@ -7,7 +7,7 @@ use tokio::{
     time::sleep,
 };
 
-use super::support::{Text, canned, chain, listen, outbound, run};
+use super::support::{CLIENT, Text, canned, chain, listen, outbound, run};
 use crate::{detect::HttpVersion::Http1, tls::Tls, worker::Worker};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -375,7 +375,7 @@ fn a_drain_does_not_cut_off_a_request_on_its_way() {
             let worker = worker.clone();
             async move {
                 let target = worker.target(app);
-                crate::http::outbound::serve(worker, tcp.into(), Http1, target).await;
+                crate::http::outbound::serve(worker, tcp.into(), CLIENT, Http1, target).await;
             }
         })
         .await;

@@ -21,7 +21,7 @@ use tokio::{
     task::spawn_local,
 };
 
-use super::support::{Text, chain, inbound, listen, outbound, run};
+use super::support::{CLIENT, Text, chain, inbound, listen, outbound, run};
 use crate::{
     detect::HttpVersion::{Http1, Http2},
     drain, http as proxy,
@@ -453,7 +453,7 @@ fn a_drain_finishes_what_is_in_flight() {
             let worker = worker.clone();
             async move {
                 let target = worker.target(app);
-                proxy::outbound::serve(worker, tcp.into(), Http2, target).await;
+                proxy::outbound::serve(worker, tcp.into(), CLIENT, Http2, target).await;
             }
         })
         .await;

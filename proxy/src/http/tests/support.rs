@@ -1,6 +1,10 @@
 //! A client, two proxies and an app on loopback, all on the test's own thread, without redirection.
 
-use std::{future::Future, net::SocketAddr, time::Duration};
+use std::{
+    future::Future,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    time::Duration,
+};
 
 use mesh_api::v1::{Direction, Security};
 use tokio::{
@@ -19,6 +23,9 @@ use crate::{
     tls::Tls,
     worker::Worker,
 };
+
+/// Whom an outbound proxy takes its client for.
+pub(super) const CLIENT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 50000);
 
 /// Runs a test on a thread of its own, as a worker does.
 pub(super) fn run<F: Future>(test: F) -> F::Output {
@@ -56,7 +63,7 @@ pub(super) async fn outbound(version: HttpVersion, destination: SocketAddr) -> S
         let worker = worker.clone();
         async move {
             let target = worker.target(destination);
-            outbound::serve(worker, Io::from(tcp), version, target).await;
+            outbound::serve(worker, Io::from(tcp), CLIENT, version, target).await;
         }
     })
     .await
