@@ -89,7 +89,7 @@ pub(super) fn receive(head: &mut request::Parts, body: bool) -> Needs {
             }
         }
     } else {
-        // What an HTTP/2 client expects is up to its own time-out: hyper sends no 100 there.
+        // What an HTTP/2 client expects is up to its own time-out: no 100 is sent there.
         head.headers.remove(EXPECT);
     }
     needs

@@ -1,8 +1,8 @@
 //! The body of a request on its way to an endpoint: streamed as it comes, and kept as long as it is
 //! small, so that the request can be sent once more.
 //!
-//! Errors of the client's connection pass through with their HTTP/2 reason: hyper resets the stream
-//! to the endpoint with it.
+//! Errors of the client's connection pass through with their HTTP/2 reason: the stream to
+//! the endpoint is reset with it.
 
 use std::{
     cell::{Cell, RefCell},

@@ -47,7 +47,10 @@ impl KeepAlive {
             match (connection.take_heard(), self.asked) {
                 (true, true) => self.wait(self.timeout),
                 (true, false) => self.wait(self.interval),
-                (false, true) => return Poll::Ready(()),
+                (false, true) => {
+                    tracing::debug!("a peer did not answer to HTTP/2 pings");
+                    return Poll::Ready(());
+                }
                 (false, false) => {
                     // It fails where the connection has: that shows there.
                     let _ = self.ping_pong.send_ping(Ping::opaque());
