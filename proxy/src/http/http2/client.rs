@@ -131,15 +131,7 @@ async fn drive(mut connection: h2::client::Connection<Corked, Bytes>, cork: Cork
     let mut keep_alive = connection.ping_pong().map(KeepAlive::new);
     let ended = poll_fn(|cx| {
         let ended = Pin::new(&mut connection).poll(cx);
-        let lost = keep_alive
-            .as_mut()
-            .is_some_and(|keep_alive| keep_alive.poll_lost(cx, &cork).is_ready());
-        cork.poll_flush(cx);
-        match lost {
-            // Dropping it fails all of its streams.
-            true => Poll::Ready(Ok(())),
-            false => ended,
-        }
+        KeepAlive::poll_after(&mut keep_alive, cx, &cork, ended)
     })
     .await;
     if let Err(error) = ended {

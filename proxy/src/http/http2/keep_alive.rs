@@ -36,11 +36,31 @@ impl KeepAlive {
         }
     }
 
+    /// What is due each time that a connection was polled, which gave `ended`: whether its peer is lost, and letting out
+    /// what was written. Dropping a connection whose peer is lost fails all of its streams.
+    pub(super) fn poll_after(
+        this: &mut Option<Self>,
+        cx: &mut Context<'_>,
+        cork: &Cork,
+        ended: Poll<Result<(), h2::Error>>,
+    ) -> Poll<Result<(), h2::Error>> {
+        let lost = this
+            .as_mut()
+            .is_some_and(|keep_alive| keep_alive.poll_lost(cx, cork).is_ready());
+        cork.poll_flush(cx);
+        match lost {
+            true => Poll::Ready(Ok(())),
+            false => ended,
+        }
+    }
+
     /// Ready when the peer has not answered in time. Whatever is heard on `connection` is a sign of life.
-    pub(super) fn poll_lost(&mut self, cx: &mut Context<'_>, connection: &Cork) -> Poll<()> {
+    fn poll_lost(&mut self, cx: &mut Context<'_>, connection: &Cork) -> Poll<()> {
         loop {
             if self.asked && self.ping_pong.poll_pong(cx).is_ready() {
                 self.asked = false;
+                // The answer is no reason not to ask again in time.
+                connection.take_heard();
                 self.wait(self.interval);
             }
             ready!(self.timer.as_mut().poll(cx));
@@ -119,6 +139,39 @@ mod tests {
             connection.accept().await;
         };
         assert!(!is_lost(answers).await);
+    }
+
+    /// An answer that counted as a sign of life of its own had the next ping come an interval too late.
+    #[tokio::test]
+    async fn an_answer_does_not_put_off_the_next_ping() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let tcp = TcpStream::connect(listener.local_addr().unwrap()).await;
+        let peer = listener.accept().await.unwrap().0;
+        let (corked, cork) = cork(Io::from(tcp.unwrap()));
+        let builder = h2::client::Builder::new();
+        let (_sender, mut connection) = builder.handshake::<_, Bytes>(corked).await.unwrap();
+        let mut keep_alive = KeepAlive::with(connection.ping_pong().unwrap(), SHORT, 100 * SHORT);
+        let mut asked = false;
+        let answered = poll_fn(|cx| {
+            assert!(Pin::new(&mut connection).poll(cx).is_pending());
+            assert!(keep_alive.poll_lost(cx, &cork).is_pending());
+            cork.poll_flush(cx);
+            let answered = asked && !keep_alive.asked;
+            asked = keep_alive.asked;
+            match answered {
+                true => Poll::Ready(()),
+                false => Poll::Pending,
+            }
+        });
+        let answers = async {
+            let mut connection = h2::server::handshake(peer).await.unwrap();
+            connection.accept().await;
+        };
+        tokio::select! {
+            () = answered => {}
+            () = answers => panic!("the peer ended"),
+        }
+        assert!(!cork.take_heard());
     }
 
     #[tokio::test]

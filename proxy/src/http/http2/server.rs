@@ -87,15 +87,7 @@ pub(in crate::http) async fn serve(io: Io, drain: &Drain, upstream: Rc<impl Upst
             connection.graceful_shutdown();
         }
         let ended = poll_streams(cx, &mut connection, &client, &upstream);
-        let lost = keep_alive
-            .as_mut()
-            .is_some_and(|keep_alive| keep_alive.poll_lost(cx, &cork).is_ready());
-        cork.poll_flush(cx);
-        match lost {
-            // Dropping it fails all of its streams.
-            true => Poll::Ready(Ok(())),
-            false => ended,
-        }
+        KeepAlive::poll_after(&mut keep_alive, cx, &cork, ended)
     })
     .await;
     if let Err(error) = ended {
