@@ -15,8 +15,6 @@ use http::{
 pub(super) const MAX_HEAD: usize = 64 * 1024;
 /// Most header fields in a head.
 pub(super) const MAX_FIELDS: usize = 100;
-/// Fields for which a header map has room from the start: more than most requests have.
-const USUAL_FIELDS: usize = 12;
 /// Longest method. RFC 9110 section 9.1 asks for 501 for what no server implements.
 const MAX_METHOD: usize = 32;
 
@@ -75,7 +73,8 @@ pub(super) fn parse(head: &Bytes, ends: &[usize]) -> Result<Head, Rejection> {
     let (mut parts, ()) = Request::new(()).into_parts();
     request_line(head, line, &mut parts)?;
     let mut fields = Fields::default();
-    parts.headers = HeaderMap::with_capacity(USUAL_FIELDS);
+    // The request line is no field; there is room for two that a proxy adds.
+    parts.headers = HeaderMap::with_capacity(ends.len() + 1);
     for line in lines {
         fields.add(head, line, &mut parts.headers)?;
     }

@@ -305,6 +305,10 @@ fn strip_connection(headers: &mut HeaderMap, keep_upgrade: bool) -> bool {
         }
     }
     headers.remove(CONNECTION);
+    // Often it was the only one: `Connection: keep-alive`.
+    if !headers.keys().any(is_for_one_hop) {
+        return false;
+    }
     headers.remove(KEEP_ALIVE);
     headers.remove(PROXY_CONNECTION);
     headers.remove(TRANSFER_ENCODING);

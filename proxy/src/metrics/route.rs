@@ -10,8 +10,10 @@ use http::Method;
 /// The route of all requests that are over the bound.
 pub(super) const OVERFLOW: &str = "*";
 
-const PLACEHOLDER: &str = "{id}";
-/// Deeper paths end in `/*`.
+/// What stands for a segment that is an identifier.
+const PLACEHOLDER: &str = "/{id}";
+/// Deeper paths end in this.
+const DEEPER: &str = "/*";
 const MAX_SEGMENTS: usize = 12;
 /// Longer segments are data, not words.
 const MAX_WORD: usize = 64;
@@ -36,6 +38,7 @@ pub(super) fn method_name(method: &Method) -> &'static str {
 /// A request's route pattern, not yet written down.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Route<'a> {
+    /// Perhaps with a query.
     path: &'a str,
     /// A gRPC method: every part of it is a name.
     whole: bool,
@@ -44,10 +47,10 @@ pub(super) struct Route<'a> {
 impl<'a> Route<'a> {
     /// The pattern of a path, which may have a query.
     pub(super) fn new(path: &'a str, grpc: bool) -> Self {
-        let path = path.split(['?', '#']).next().unwrap_or_default();
-        // `/package.Service/Method`; of another shape, it is not a gRPC method whatever the status says.
-        let whole = grpc && path.bytes().filter(|b| *b == b'/').count() == 2 && path.len() <= 200;
-        Self { path, whole }
+        Self {
+            path,
+            whole: grpc && is_grpc_method(path),
+        }
     }
 
     /// The pattern of what is over the bound.
@@ -61,60 +64,76 @@ impl<'a> Route<'a> {
     pub(super) fn hash(self, method: &'static str, state: &impl BuildHasher) -> u64 {
         let mut hasher = state.build_hasher();
         method.hash(&mut hasher);
-        self.pieces()
-            .for_each(|piece| hasher.write(piece.as_bytes()));
+        self.pieces(|piece| {
+            hasher.write(piece.as_bytes());
+            true
+        });
         hasher.finish()
     }
 
     /// Whether this is the pattern written as `route`.
     pub(super) fn is(self, route: &str) -> bool {
-        let rest = self
-            .pieces()
-            .try_fold(route, |rest, piece| rest.strip_prefix(piece));
+        let mut rest = Some(route);
+        self.pieces(|piece| {
+            rest = rest.and_then(|rest| rest.strip_prefix(piece));
+            rest.is_some()
+        });
         rest.is_some_and(str::is_empty)
     }
 
     pub(super) fn write(self) -> Box<str> {
-        self.pieces().collect::<String>().into()
+        let mut route = String::new();
+        self.pieces(|piece| {
+            route.push_str(piece);
+            true
+        });
+        route.into()
     }
 
-    fn pieces(self) -> impl Iterator<Item = &'a str> {
+    /// Calls `each` with one segment after the other, its slash before it, as long as it wants more. Reads the path once:
+    /// every request's is read.
+    fn pieces(self, mut each: impl FnMut(&'a str) -> bool) {
+        let mut rest = self.path;
         // CONNECT has an authority and `OPTIONS *` an asterisk in the place of a path.
-        let other = if self.path.starts_with('/') {
-            None
-        } else {
-            Some(OVERFLOW)
-        };
-        let segments = self
-            .path
-            .split('/')
-            .skip(1)
-            .take(MAX_SEGMENTS + 1)
-            .enumerate();
-        let pieces = segments.flat_map(move |(depth, segment)| {
-            let piece = if depth == MAX_SEGMENTS {
-                OVERFLOW
-            } else if !self.whole && is_identifier(segment) {
-                PLACEHOLDER
-            } else {
-                segment
+        if !rest.starts_with('/') {
+            each(OVERFLOW);
+            return;
+        }
+        for _ in 0..MAX_SEGMENTS {
+            let mut seen = 0;
+            let segment = rest.bytes().skip(1).take_while(|byte| {
+                let class = CLASSES[usize::from(*byte)];
+                seen |= class;
+                class != END
+            });
+            let (piece, next) = rest.split_at(1 + segment.count());
+            let piece = match !self.whole && is_identifier(&piece[1..], seen & !END) {
+                true => PLACEHOLDER,
+                false => piece,
             };
-            ["/", piece]
-        });
-        let pieces = pieces.filter(move |_| other.is_none());
-        other.into_iter().chain(pieces)
+            if !each(piece) || !next.starts_with('/') {
+                return;
+            }
+            rest = next;
+        }
+        each(DEEPER);
     }
+}
+
+/// `/package.Service/Method`; of another shape, it is not a gRPC method whatever the status says.
+fn is_grpc_method(path: &str) -> bool {
+    let path = path.split(['?', '#']).next().unwrap_or_default();
+    path.bytes().filter(|byte| *byte == b'/').count() == 2 && path.len() <= 200
 }
 
 /// Whether a segment is more likely a value than a name: a number, a UUID, a hash, a token, a date, an
 /// address, something percent-encoded. When in doubt it is a name: the number of routes is bounded elsewhere.
-fn is_identifier(segment: &str) -> bool {
+///
+/// `seen`: the classes of all its bytes.
+fn is_identifier(segment: &str, seen: u8) -> bool {
     if segment.len() > MAX_WORD {
         return true;
     }
-    let seen = segment
-        .bytes()
-        .fold(0, |seen, byte| seen | CLASSES[usize::from(byte)]);
     if seen & FOREIGN != 0 {
         return true;
     }
@@ -150,8 +169,10 @@ const DIGIT: u8 = 2;
 const MARK: u8 = 4;
 /// Encoded, an e-mail address, not a path's character at all.
 const FOREIGN: u8 = 8;
+/// Ends a segment.
+const END: u8 = 16;
 
-/// The class of each byte that a segment can have.
+/// The class of each byte of a path.
 const CLASSES: [u8; 256] = {
     let mut classes = [FOREIGN; 256];
     let marks = b"-_=.~:+,()${}*!';";
@@ -160,6 +181,9 @@ const CLASSES: [u8; 256] = {
         classes[marks[at] as usize] = MARK;
         at += 1;
     }
+    classes[b'/' as usize] = END;
+    classes[b'?' as usize] = END;
+    classes[b'#' as usize] = END;
     let mut byte = 0;
     while byte < 256 {
         let character = byte as u8;

@@ -16,9 +16,6 @@ use hyper::ext::ReasonPhrase;
 use super::chunked::{Decoded, Decoder, take};
 use crate::http::head::{MAX_FIELDS, MAX_HEAD};
 
-/// Fields for which a header map has room from the start: more than most responses have.
-const USUAL_FIELDS: usize = 12;
-
 /// Where in a response an endpoint is.
 #[derive(Debug)]
 pub(in crate::http) struct Responses {
@@ -277,7 +274,7 @@ fn parse(head: &Bytes) -> Result<response::Parts, Malformed> {
     {
         parts.extensions.insert(reason);
     }
-    parts.headers = HeaderMap::with_capacity(USUAL_FIELDS);
+    parts.headers = HeaderMap::with_capacity(parsed.headers.len());
     for field in &*parsed.headers {
         let name = HeaderName::from_bytes(field.name.as_bytes());
         let value = HeaderValue::from_maybe_shared(head.slice_ref(field.value));
