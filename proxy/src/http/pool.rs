@@ -33,6 +33,9 @@ const SOON: Duration = Duration::from_secs(1);
 const SETTLED: Duration = Duration::from_millis(100);
 /// Connections that are being made at the same time; a burst waits for these or for idle ones.
 const MAX_DIALS: usize = 32;
+/// While so many are, further requests share, where they may: each handshake takes a millisecond of both proxies' time,
+/// in which more requests arrive.
+const BURST: usize = 2;
 
 /// Which protocols a request may travel on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -156,7 +159,7 @@ impl Pool {
         let http2 = match wants {
             Wants::Http1 => false,
             Wants::Http2 => true,
-            Wants::Either => connections.shares(),
+            Wants::Either => connections.shares() || connections.is_in_burst(),
         };
         let channel = if http2 {
             Channel::Http2(connections.stream(dial).await?)
@@ -192,6 +195,10 @@ impl Connections {
         };
         self.sharing.set(sharing);
         sharing
+    }
+
+    fn is_in_burst(&self) -> bool {
+        self.dials.get() >= BURST && self.idle.borrow().is_empty()
     }
 
     async fn connection<D, F>(&self, reuse: Reuse, dial: D) -> Result<Box<Http1>, PoolError>

@@ -112,6 +112,28 @@ fn many_requests_at_once_share_a_connection() {
 }
 
 #[test]
+fn a_burst_is_no_burst_of_handshakes() {
+    run(async {
+        let authority = Authority::new();
+        let requests = Rc::new(Cell::new(0));
+        let (api, accepted) = pod(&authority, slow(requests.clone()).await).await;
+        let proxy = caller(&authority, &[api]).await;
+        let mut clients = JoinSet::new();
+        // Too few to be many.
+        for _ in 0..12 {
+            clients.spawn_local(async move {
+                let mut client = Text::connect(proxy).await;
+                client.send(GET).await;
+                client.until("ok").await;
+            });
+        }
+        clients.join_all().await;
+        // Two of their own, and one that the others share.
+        assert_eq!((requests.get(), accepted.get()), (12, 3));
+    });
+}
+
+#[test]
 fn an_upgrade_passes_two_proxies() {
     run(async {
         let authority = Authority::new();
