@@ -4,16 +4,20 @@
 #   [LLVM_PROFDATA=llvm-profdata] install/train.sh PROFILE
 #
 # Runs an instrumented proxy through the scenarios of `mesh-bench compare` and writes what it did to PROFILE, for
-# `PROFILE=… install/build.sh DIR`. It needs what that needs (root, nginx, iproute2), and llvm-profdata of the LLVM that
-# rustc is made of, or of a version or two before: `rustup component add llvm-tools`, or LLVM_PROFDATA.
+# `PROFILE=… install/build.sh DIR`. It needs what that needs (root, by sudo; nginx, iproute2), and llvm-profdata of the
+# LLVM that rustc is made of, or of a version or two before: `rustup component add llvm-tools`, or LLVM_PROFDATA.
 set -eu
 
 fail() { echo "train.sh: $*" >&2; exit 1; }
+as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
 
 [ $# = 1 ] || fail "usage: [LLVM_PROFDATA=llvm-profdata] train.sh PROFILE"
 mkdir -p "$(dirname "$1")"
 profile=$(cd "$(dirname "$1")" && pwd)/$(basename "$1")
-[ "$(id -u)" = 0 ] || fail "mesh-bench compare makes network namespaces, for which it has to be root"
+for tool in nginx ip; do
+  PATH=$PATH:/usr/sbin:/sbin command -v $tool >/dev/null ||
+    fail "mesh-bench compare needs $tool (Debian: apt-get install nginx-light iproute2)"
+done
 
 cd "$(dirname "$0")/.."
 host=$(rustc -vV | sed -n 's/^host: //p')
@@ -30,8 +34,8 @@ mkdir -m 777 "$work/raw"
 
 target=${CARGO_TARGET_DIR:-target}
 cargo build --release --locked -p mesh-controller -p mesh-bench
-# Of the same profile and for the same target as what is shipped, or the names of its functions would differ. In a folder of its
-# own, where it does not displace that.
+# Of the same profile and for the same target as what is shipped, or the names of its functions would differ. In a
+# folder of its own, where it does not displace that.
 RUSTFLAGS="${RUSTFLAGS:-} -C profile-generate=$work/raw" \
   cargo build --profile dist --locked --target "$host" --target-dir "$target/train" -p mesh-proxy --bin mesh-proxy
 cp "$target/release/mesh-controller" "$work/"
@@ -42,6 +46,6 @@ LLVM_PROFILE_FILE=$work/raw/%p.profraw exec $work/instrumented "\$@"
 EOF
 chmod 755 "$work/mesh-proxy"
 
-"$target/release/mesh-bench" compare --quick --no-footprint --peers mesh --binaries "$work" \
+as_root "$target/release/mesh-bench" compare --quick --no-footprint --peers mesh --binaries "$work" \
   --scenarios h1,open,post,h2,bulk,connect
 "$llvm_profdata" merge -o "$profile" "$work/raw"
