@@ -85,52 +85,42 @@ fn one_request_after_the_other_takes_one_connection() {
     });
 }
 
+/// How many requests arrive, and over how many connections, where so many clients at once send so many each.
+async fn at_once(clients: usize, each: usize) -> (usize, usize) {
+    let authority = Authority::new();
+    let requests = Rc::new(Cell::new(0));
+    let (api, accepted) = pod(&authority, slow(requests.clone()).await).await;
+    let proxy = caller(&authority, &[api]).await;
+    let mut tasks = JoinSet::new();
+    for _ in 0..clients {
+        tasks.spawn_local(async move {
+            let mut client = Text::connect(proxy).await;
+            for _ in 0..each {
+                client.send(GET).await;
+                let head = client.head().await;
+                assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
+                client.until("ok").await;
+            }
+        });
+    }
+    tasks.join_all().await;
+    (requests.get(), accepted.get())
+}
+
 #[test]
 fn many_requests_at_once_share_a_connection() {
     run(async {
-        let authority = Authority::new();
-        let requests = Rc::new(Cell::new(0));
-        let (api, accepted) = pod(&authority, slow(requests.clone()).await).await;
-        let proxy = caller(&authority, &[api]).await;
-        let mut clients = JoinSet::new();
-        for _ in 0..200 {
-            clients.spawn_local(async move {
-                let mut client = Text::connect(proxy).await;
-                for _ in 0..3 {
-                    client.send(GET).await;
-                    let head = client.head().await;
-                    assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
-                    client.until("ok").await;
-                }
-            });
-        }
-        clients.join_all().await;
-        assert_eq!(requests.get(), 600);
+        let (requests, connections) = at_once(200, 3).await;
+        assert_eq!(requests, 600);
         // A few before they were many, and one for all others.
-        assert!(accepted.get() <= 20, "{} connections", accepted.get());
+        assert!(connections <= 20, "{connections} connections");
     });
 }
 
 #[test]
 fn a_burst_is_no_burst_of_handshakes() {
-    run(async {
-        let authority = Authority::new();
-        let requests = Rc::new(Cell::new(0));
-        let (api, accepted) = pod(&authority, slow(requests.clone()).await).await;
-        let proxy = caller(&authority, &[api]).await;
-        let mut clients = JoinSet::new();
-        // Too few to be many.
-        for _ in 0..12 {
-            clients.spawn_local(async move {
-                let mut client = Text::connect(proxy).await;
-                client.send(GET).await;
-                client.until("ok").await;
-            });
-        }
-        clients.join_all().await;
-        // Two of their own, and one that the others share.
-        assert_eq!((requests.get(), accepted.get()), (12, 3));
-    });
+    // Twelve are too few to be many: two of their own, and one that the others share.
+    run(async { assert_eq!(at_once(12, 1).await, (12, 3)) });
 }
 
 #[test]
