@@ -16,6 +16,9 @@ dir=$(cd "$1" && pwd)
 shift
 if [ -n "${PROFILE:-}" ]; then
   [ -r "$PROFILE" ] || fail "there is no PROFILE $PROFILE: install/train.sh writes one"
+  # rustc only warns of another file, and builds as without it. The first bytes of LLVM's indexed profiles:
+  [ "$(od -An -tx1 -N8 "$PROFILE" | tr -d ' ')" = ff6c70726f666981 ] ||
+    fail "PROFILE $PROFILE is not what install/train.sh writes"
   PROFILE=$(cd "$(dirname "$PROFILE")" && pwd)/$(basename "$PROFILE")
 fi
 [ $# -gt 0 ] || set -- mesh-proxy mesh-controller mesh
