@@ -117,7 +117,10 @@ async fn the_webhook_and_manual_make_the_same_pod() {
     apply(&client, &config).await;
     let replica = Replica::start(cluster.kubeconfig(), "mesh-controller-a");
     if !cluster.serve_service(names::SYSTEM_NAMESPACE, names::WEBHOOK, replica.webhook) {
-        println!("skipped: this API server reaches no sockets of this machine");
+        mesh_tests::skip(
+            "webhook",
+            "this API server reaches no sockets of this machine",
+        );
         return;
     }
 
